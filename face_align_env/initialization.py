@@ -1,0 +1,96 @@
+"""x_0: where an episode starts (section 3.1): GEN, the mean shape, or a shape that the caller gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from face_align_env.landmarks import LandmarkScheme
+
+
+@runtime_checkable
+class Initializer(Protocol):
+    """Anything that turns crops into shapes; a plain function will do."""
+
+    def __call__(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """(N, 256, 256, 3) uint8 crops -> (N, K, 2) float32 shapes in crop pixels."""
+        ...
+
+
+class MeanShape:
+    """The same shape for every face, as classic cascades start.
+
+    :param shape: (K, 2) in crop pixels
+    """
+
+    def __init__(self, shape: npt.NDArray[np.float32]) -> None:
+        self.shape = np.asarray(shape, dtype=np.float32)
+
+    def __call__(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.tile(self.shape, (len(crops), 1, 1))
+
+
+class GENInitializer:
+    """A trained Global Estimation Network.
+
+    :param path: its weights, as ``pretrain gen`` writes them
+    :param device: where to run it
+    :raises FileNotFoundError, WeightsError: see :func:`face_align_env.networks.weights.load_weights`
+    """
+
+    def __init__(self, path: str | os.PathLike[str], device: str = "cpu") -> None:
+        from face_align_env.networks.gen import GEN
+
+        self.gen = GEN.load(path, device=device).eval()
+        self.num_landmarks = self.gen.num_landmarks
+
+    def __call__(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            images = torch.from_numpy(np.ascontiguousarray(crops)).to(self.gen.mean_shape.device)
+            return self.gen(images).float().cpu().numpy()
+
+
+def make_initializer(
+    initializer: str | os.PathLike[str] | Initializer,
+    scheme: LandmarkScheme,
+    mean_shape: Callable[[], npt.NDArray[np.float32]],
+    device: str = "cpu",
+) -> Initializer:
+    """The initializer that a keyword of ``gym.make`` names.
+
+    :param initializer: ``"mean"``, the path of GEN's weights (``.safetensors``), or a callable
+    :param scheme: the landmarks that it must give
+    :param mean_shape: gives the training set's mean shape, (K, 2) crop pixels; called only for ``"mean"``
+    :param device: where GEN runs
+    :raises ValueError: a name that is neither ``"mean"`` nor a file, or weights of another scheme
+    """
+    if callable(initializer):
+        return initializer
+    if initializer == "mean":
+        return MeanShape(mean_shape())
+    if not os.path.isfile(initializer):
+        raise ValueError(
+            f"initializer='{os.fspath(initializer)}' is neither 'gen', 'mean', a callable, nor a file with GEN's "
+            "weights. Train GEN with: face-align pretrain gen"
+        )
+    gen = GENInitializer(initializer, device)
+    if gen.num_landmarks != scheme.num_landmarks:
+        raise ValueError(
+            f"'{os.fspath(initializer)}' predicts {gen.num_landmarks} landmarks, the dataset has "
+            f"{scheme.num_landmarks}. Use weights of the same scheme, or train: face-align pretrain gen"
+        )
+    return gen
+
+
+def released_gen(scheme: LandmarkScheme) -> str | None:
+    """Path of the released GEN weights for a scheme, or None where there are none."""
+    from importlib.resources import files
+
+    path = files("face_align_env") / "weights" / f"gen-{scheme.num_landmarks}.safetensors"
+    return str(path) if path.is_file() else None

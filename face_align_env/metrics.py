@@ -1,0 +1,97 @@
+"""What an evaluation reports: NME with each normaliser, failure rate, CED curve, AUC.
+
+Errors are fractions here (0.04, not 4 %). The NME itself is Eq. 2, in :mod:`face_align_env.mdp`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from face_align_env.landmarks import get_scheme
+from face_align_env.mdp import euclidean
+
+NORMALIZERS = ("inter_ocular", "inter_pupil", "face_size")
+FAILURE_THRESHOLD = 0.1  # section 4.2
+
+Floats = npt.NDArray[np.float64]
+
+
+def normalizing_distance(
+    landmarks: npt.NDArray[np.float32], normalizer: str, boxes: npt.NDArray[np.float32] | None = None
+) -> Floats:
+    """Eq. 2's ``d`` of annotated shapes (section 4.2).
+
+    :param landmarks: (N, K, 2) ground truth, pixels
+    :param normalizer: ``"inter_ocular"``, the distance of the outer eye corners; ``"inter_pupil"``, of the eye
+        centres; ``"face_size"``, sqrt(w h) of the annotated box
+    :param boxes: (N, 4) x0, y0, x1, y1 in the same pixels; needed for ``"face_size"``
+    :return: (N,) float64, pixels
+    :raises ValueError: unknown normaliser, no boxes for ``"face_size"``, or a distance that is not positive
+    """
+    scheme = get_scheme(landmarks.shape[-2])
+    shapes = landmarks.astype(np.float64)
+    if normalizer == "inter_ocular":
+        first, second = scheme.outer_eye_corners
+        d = euclidean(shapes[:, first] - shapes[:, second])
+    elif normalizer == "inter_pupil":
+        left, right = (shapes[:, list(points)].mean(axis=1) for points in scheme.pupils)
+        d = euclidean(left - right)
+    elif normalizer == "face_size":
+        if boxes is None:
+            raise ValueError("The normaliser 'face_size' needs the faces' boxes.")
+        extent = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
+        d = np.sqrt(extent[:, 0] * extent[:, 1])
+    else:
+        raise ValueError(f"Unknown normaliser '{normalizer}'; there are {', '.join(NORMALIZERS)}.")
+    if not (d > 0).all():
+        raise ValueError(f"Face {int(np.argmin(d))}: its '{normalizer}' distance is not positive; take another one.")
+    return d
+
+
+def failure_rate(errors: npt.ArrayLike, threshold: float = FAILURE_THRESHOLD) -> float:
+    """Fraction of faces whose NME exceeds ``threshold``.
+
+    :param errors: (N,) NME, fractions
+    """
+    return float((np.asarray(errors) > threshold).mean())
+
+
+def cumulative_error_distribution(errors: npt.ArrayLike, thresholds: npt.ArrayLike) -> Floats:
+    """CED curve: for each threshold the fraction of faces with an NME up to it.
+
+    :param errors: (N,) NME, fractions
+    :param thresholds: (T,) fractions
+    :return: (T,) fractions of faces
+    """
+    ordered = np.sort(np.asarray(errors, dtype=np.float64))
+    return np.searchsorted(ordered, np.asarray(thresholds), side="right") / len(ordered)
+
+
+def auc(errors: npt.ArrayLike, threshold: float = FAILURE_THRESHOLD) -> float:
+    """Area under the CED curve from 0 to ``threshold``, divided by ``threshold``: 1 is perfect.
+
+    The curve is a step function, so the area is exact: the mean of what each error leaves of the threshold.
+
+    :param errors: (N,) NME, fractions
+    """
+    return float(np.clip(1 - np.asarray(errors, dtype=np.float64) / threshold, 0, None).mean())
+
+
+def bootstrap_interval(
+    values: npt.ArrayLike, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over faces.
+
+    :param values: (N,) one number a face
+    :param confidence: coverage of the interval
+    :param resamples: number of bootstrap samples
+    :param seed: of the resampling
+    :return: lower and upper end, in the unit of ``values``
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    means = np.array([sample[rng.integers(0, len(sample), len(sample))].mean() for _ in range(resamples)])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
