@@ -62,7 +62,7 @@ class Augmentation:
     :raises ValueError: when a range makes no sense
     """
 
-    rotation: float = 30.0
+    rotation: float = 20.0
     scale: float = 0.15
     shift: float = 0.06
     mirror: float = 0.5

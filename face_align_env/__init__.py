@@ -1,0 +1,44 @@
+"""Face alignment as reinforcement learning: the Gymnasium environment ``FaceAlign-v0``.
+
+Importing this package registers the environment and loads neither torch nor OpenCV; the names below are
+imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gymnasium.envs.registration import register
+
+if TYPE_CHECKING:
+    from face_align_env.datasets import load_dataset
+    from face_align_env.env import FaceAlignEnv
+    from face_align_env.vector_env import FaceAlignVectorEnv
+    from face_align_env.wrappers import LearnedHistory
+
+__all__ = ["FaceAlignEnv", "FaceAlignVectorEnv", "LearnedHistory", "load_dataset"]
+
+_MODULES = {
+    "FaceAlignEnv": "face_align_env.env",
+    "FaceAlignVectorEnv": "face_align_env.vector_env",
+    "LearnedHistory": "face_align_env.wrappers",
+    "load_dataset": "face_align_env.datasets",
+}
+
+# No max_episode_steps: the iteration limit belongs to Eq. 4 (it costs -10), so the environment truncates itself.
+register(
+    id="FaceAlign-v0",
+    entry_point="face_align_env.env:FaceAlignEnv",
+    vector_entry_point="face_align_env.vector_env:FaceAlignVectorEnv",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,255 @@
+"""FaceAlignEnv: one face per episode. Its sibling for N faces is in :mod:`face_align_env.vector_env`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import logger, spaces
+from gymnasium.error import DependencyNotInstalled, ResetNeeded
+
+from face_align_env.episodes import ALL, EpisodeBatch, make_task, valid_actions
+
+Observation = dict[str, npt.NDArray[Any]]
+
+
+class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
+    """
+    ## Description
+
+    Face alignment as a sequence of decisions, after "Dynamic Cascaded Regression Network with
+    Reinforcement Learning for Robust Face Alignment" (DCRN, Zhang et al.). The agent is shown
+    the image patches around its current guess of K facial landmarks and answers with an increment for each of them.
+    The episode ends by itself when the shape has settled; the fewer iterations, the better.
+
+    ## Action Space
+
+    `Box(-action_limit, action_limit, (2K,), float32)`: the increments `[dx_1, dy_1, ..., dx_K, dy_K]`, in pixels of
+    the 256x256 crop of the face. Actions outside the box are clipped; a NaN or a wrong shape is a `ValueError`. The
+    limit is chosen from data, so that the first corrections of real faces fit: see `DEFAULT_ACTION_LIMIT`.
+
+    Pixels are kept, rather than [-1, 1], because Eq. 3 and exploration noise speak pixels;
+    `gymnasium.wrappers.RescaleAction` serves who wants [-1, 1].
+
+    ## Observation Space
+
+    The paper's state s_t = (p_t, d_t), a `Dict`:
+
+    | Key       | Space                              | Meaning                                                            |
+    |-----------|------------------------------------|--------------------------------------------------------------------|
+    | `patches` | `Box(0, 255, (K, 30, 30, 3), uint8)` | p_t: RGB windows around the landmarks of x_t; beyond the crop its border is repeated |
+    | `history` | `Box(-1, 1, (512,), float32)`      | d_t: the latest actions divided by `action_limit`, newest first, cut off at 512 numbers, zeros where there are none yet |
+
+    In the paper the policy writes d_t itself (d_{t+1} = LRN(s_t)). That is `LearnedHistory(env)`, or
+    `learned_history=True`: the action becomes `[a_t, d_{t+1}]` in R^{2K + 512}, its second part comes back as the next
+    observation's `history`, and everything else sees a_t only.
+
+    ## Transition
+
+    x_{t+1} = x_t + a_t, and p_{t+1} is cropped around x_{t+1}.
+
+    ## Rewards
+
+    Eq. 4, from the normalised mean error (NME, Eq. 2) before and after the action:
+
+    - `+1` where (1 - beta_1) NME(x_{t-1}) >= NME(x_t): the error has shrunk by at least 3 %
+    - `-1` where (1 - beta_2) NME(x_{t-1}) <= NME(x_t): the error has grown by at least 2 %
+    - `0` otherwise
+    - `+10` instead, at a terminal state
+    - `-10` instead, when `max_iterations` have passed without one
+
+    ## Starting State
+
+    One face of the dataset: the training split is played in shuffled passes (each face once in a pass), any other
+    split in order, again and again; `options={"index": i}` plays face i. x_0 comes from the initializer, d_0 = 0.
+    `reset(seed=...)` begins the order of faces anew.
+
+    ## Episode End
+
+    1. Termination (Eq. 3), never before the first action. `"oracle"`: NME(x_t) < alpha_1 and the L1 length of the
+       action < alpha_2 K. `"blind"`: the paper's rule for testing, NME is taken as 0, so only the action counts.
+    2. Truncation: `max_iterations` actions without a terminal state. Algorithm 1 of the paper treats it as an end.
+
+    ## Info
+
+    | Key                  | Meaning                                                                                |
+    |----------------------|----------------------------------------------------------------------------------------|
+    | `nme`, `initial_nme` | NME of x_t and of x_0, fractions                                                       |
+    | `iterations`         | number of actions so far                                                               |
+    | `landmarks`          | x_t, (K, 2) float32, pixels of the crop                                                |
+    | `previous_landmarks` | x_{t-1}; at the beginning x_0                                                          |
+    | `image_index`        | the face's number in the dataset                                                       |
+    | `view_seed`          | with `augment`, the seed of the random view; with `image_index` it identifies the crop |
+    | `is_success`         | at the end only: whether the episode has terminated (Stable-Baselines3 logs it)        |
+
+    ## Arguments
+
+    ```python
+    >>> import gymnasium as gym
+    >>> import face_align_env
+    >>> env = gym.make(
+    ...     "FaceAlign-v0", dataset="synthetic", dataset_options={"size": 8}, initializer="mean", alpha_1=0.05
+    ... )
+    >>> observation, info = env.reset(seed=0)
+    >>> observation["patches"].shape, observation["history"].shape
+    ((68, 30, 30, 3), (512,))
+    >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    >>> info["iterations"]
+    1
+
+    ```
+
+    | Parameter         | Type                         | Default       | Description                                                        |
+    |-------------------|------------------------------|---------------|--------------------------------------------------------------------|
+    | `dataset`         | **str**, `FaceDataset`, `FaceSource` | `"synthetic"` | Name of a dataset, several of one scheme joined by `+`, or a dataset object, which brings its own split |
+    | `split`           | **str**                      | `"train"`     | A split of the dataset                                             |
+    | `root`            | **path**                     | `None`        | Where the data is; see `load_dataset`                              |
+    | `landmarks`       | **int**                      | `None`        | Number of landmarks, where the dataset offers several              |
+    | `dataset_options` | **dict**                     | `None`        | Further keywords of the dataset, e.g. `{"boxes": "detector"}`      |
+    | `initializer`     | **str**, **path**, callable  | `"gen"`       | x_0: `"gen"`, the released GEN (where there is none: the mean shape, with a warning); `"mean"`, the mean shape of the training split; a file of GEN's weights; or any callable from (N, 256, 256, 3) crops to (N, K, 2) shapes |
+    | `termination`     | **str**                      | `None`        | `"oracle"` or `"blind"`; None: oracle on the training split, blind on others |
+    | `alpha_1`         | **float**                    | `0.07`        | Eq. 3's bound on NME                                               |
+    | `alpha_2`         | **float**                    | `None`        | Eq. 3's bound on the action, pixels per landmark; None: Table 2's value for the dataset (3.0 on 300W) |
+    | `beta_1`          | **float**                    | `0.03`        | Eq. 4: the relative reduction of NME that earns +1                 |
+    | `beta_2`          | **float**                    | `-0.02`       | Eq. 4: the relative reduction at or below which it costs -1        |
+    | `max_iterations`  | **int**                      | `10`          | Length of an episode at most                                       |
+    | `action_limit`    | **float**                    | `32.0`        | Largest increment of a coordinate, pixels                          |
+    | `patch_size`      | **int**                      | `30`          | Side of a patch, pixels                                            |
+    | `normalizer`      | **str**                      | `None`        | Eq. 2's d: `"inter_ocular"`, `"inter_pupil"` or `"face_size"`; None: the dataset's own |
+    | `margin`          | **float**                    | `None`        | Margin around a face's box, a fraction of its side; None: 0.15     |
+    | `augment`         | **bool**, `Augmentation`     | `False`       | Random views of the faces                                          |
+    | `learned_history` | **bool**                     | `False`       | The policy writes d_t; see Observation Space                       |
+    | `device`          | **str**                      | `"cpu"`       | Where GEN runs                                                     |
+
+    Landmarks that a dataset marks as not annotated do not count in Eq. 2; occluded ones count, as in the published
+    protocols (see `FaceDataset`).
+
+    ## Vectorized environment
+
+    `FaceAlignVectorEnv` plays N faces as one batch; its slots play what N single environments would, to the bit.
+
+    ```python
+    >>> envs = gym.make_vec("FaceAlign-v0", num_envs=3, dataset_options={"size": 8}, initializer="mean")
+    >>> envs
+    FaceAlignVectorEnv(FaceAlign-v0, num_envs=3)
+
+    ```
+
+    ## Version History
+    * v0: Initial version.
+    """  # noqa: E501 - Markdown tables do not wrap
+
+    action_space: spaces.Box[np.float32]
+
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 2}  # noqa: RUF012 - declared so by Gymnasium
+
+    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+        self.render_mode = render_mode
+        self.task = make_task(**options)
+        self.episodes = EpisodeBatch(self.task, num_slots=1)
+        self.observation_space = self.task.observation_space
+        self.action_space = self.task.action_space
+        self._order = self.task.new_order()
+        self._running = False
+        self._window: Any = None
+        self._clock: Any = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode.
+
+        :param seed: of the order of faces and of the random views
+        :param options: ``{"index": i}`` plays face i
+        :raises ValueError: when there is no such face
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            self._order = self.task.new_order()
+        index, view_seed = self._order.draw(self.np_random, (options or {}).get("index"))
+        self.episodes.begin(ALL, [index], [view_seed])
+        self._running = True
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), self._info()
+
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One iteration.
+
+        :param action: (2K,) increments in pixels; with a learned history d_{t+1} after them
+        :raises ValueError: when the shape differs, or there is a NaN
+        :raises ResetNeeded: when the episode has ended or not begun
+        """
+        if not self._running:
+            raise ResetNeeded("The episode has ended or not begun: call reset() before step().")
+        actions = valid_actions(action, self.action_space)[None]
+        (reward,), (terminated,), (truncated,) = (each.tolist() for each in self.episodes.advance(ALL, actions))
+        info = self._info()
+        if terminated or truncated:
+            self._running = False
+            info["is_success"] = terminated
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), reward, terminated, truncated, info
+
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        """The face with x_0, x_t, the ground truth and some patch windows.
+
+        :return: (512, 512, 3) uint8 RGB for ``"rgb_array"``; None for ``"human"``, which shows it in a window
+        :raises DependencyNotInstalled: ``"human"`` without pygame
+        """
+        if self.render_mode is None:
+            logger.warn('render() needs a render mode: gym.make("FaceAlign-v0", render_mode="rgb_array")')
+            return None
+        if not self.episodes.begun.all():
+            raise ResetNeeded("Call reset() before render().")
+        frame = self.episodes.frame(0)
+        if self.render_mode == "rgb_array":
+            return frame
+        self._show(frame)
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            import pygame
+
+            pygame.display.quit()
+            pygame.quit()
+            self._window = None
+
+    def learn_history(self) -> None:
+        """Let the policy write d_t from the next reset on; see :class:`~face_align_env.wrappers.LearnedHistory`."""
+        self.task = replace(self.task, learned_history=True)
+        self.episodes = EpisodeBatch(self.task, num_slots=1)
+        self.action_space = self.task.action_space
+        self._running = False
+
+    def _observation(self) -> Observation:
+        return {key: value[0] for key, value in self.episodes.observations().items()}
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            key: value[0].copy() if value.ndim > 1 else value[0].item() for key, value in self.episodes.infos().items()
+        }
+
+    def _show(self, frame: npt.NDArray[np.uint8]) -> None:
+        try:
+            import pygame
+        except ImportError as error:
+            raise DependencyNotInstalled(
+                'render_mode="human" needs pygame: pip install "face-align-env[human]"'
+            ) from error
+        if self._window is None:
+            pygame.init()
+            pygame.display.init()
+            pygame.display.set_caption("FaceAlign-v0")
+            self._window = pygame.display.set_mode((frame.shape[1], frame.shape[0]))
+            self._clock = pygame.time.Clock()
+        self._window.blit(pygame.surfarray.make_surface(frame.swapaxes(0, 1)), (0, 0))
+        pygame.event.pump()
+        self._clock.tick(self.metadata["render_fps"])
+        pygame.display.flip()

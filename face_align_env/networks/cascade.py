@@ -1,0 +1,74 @@
+"""The cascade: LRN applied again and again, with Eq. 3 to stop it. The only loop of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from face_align_env.mdp import HISTORY_SIZE, is_terminal, transition
+from face_align_env.patches import PATCH_SIZE, extract_patches, pad_crops
+
+
+class Regressor(Protocol):
+    """What the cascade iterates: s_t -> (a_t, d_{t+1}). LRN is one, the DCRN policy's actor another."""
+
+    def __call__(self, patches: Tensor, history: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class CascadeStep:
+    """What one iteration did, for the faces that were still going.
+
+    :param iteration: counted from 1
+    :param faces: (M,) int64, their places in the batch
+    :param landmarks: (M, K, 2) their new shapes x_t
+    :param actions: (M, 2K) the increments a_{t-1} that led there
+    :param stopped: (M,) bool, Eq. 3 holds (with NME taken as 0)
+    """
+
+    iteration: int
+    faces: Tensor
+    landmarks: Tensor
+    actions: Tensor
+    stopped: Tensor
+
+
+def cascade(
+    regressor: Regressor,
+    crops: Tensor,
+    x_0: Tensor,
+    max_iterations: int,
+    alpha_2: float | None = None,
+    patch_size: int = PATCH_SIZE,
+) -> Iterator[CascadeStep]:
+    """Refine shapes step by step, x_{t+1} = x_t + a_t with d_{t+1} handed on.
+
+    Gradients flow through the increments and through d_t, not through the cropping of patches (as in MDM).
+
+    :param regressor: the network
+    :param crops: (N, 256, 256, 3) uint8
+    :param x_0: (N, K, 2) start, crop pixels
+    :param max_iterations: at most so many steps
+    :param alpha_2: with a value, a face whose step satisfies Eq. 3 under the paper's test rule (NME taken as 0)
+        leaves the batch; None: every face takes all steps
+    :param patch_size: side of the patches, pixels
+    """
+    padded = pad_crops(crops, patch_size)
+    faces = torch.arange(len(crops), device=crops.device)
+    x, history = x_0, x_0.new_zeros(len(x_0), HISTORY_SIZE)
+    for iteration in range(1, max_iterations + 1):
+        actions, history = regressor(extract_patches(padded, x, patch_size), history)
+        x = transition(x, actions)
+        stopped = torch.zeros_like(faces, dtype=torch.bool)
+        if alpha_2 is not None:
+            stopped = is_terminal(0.0, actions, alpha_1=float("inf"), alpha_2=alpha_2)
+        yield CascadeStep(iteration, faces, x, actions, stopped)
+        if stopped.all():
+            return
+        if stopped.any():
+            going = ~stopped
+            padded, faces, x, history = padded[going], faces[going], x[going], history[going]

@@ -1,0 +1,121 @@
+"""Global Estimation Network: the coarse shape x_0 from the whole crop (section 3.1, Table 1)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from face_align_env.crops import CROP_SIZE
+from face_align_env.landmarks import get_scheme
+from face_align_env.networks.weights import load_weights, rebuild, save_weights
+
+
+@dataclass(frozen=True)
+class GENConfig:
+    """Size of the network; Table 1 is ``PRESETS["paper"]``.
+
+    :param num_landmarks: K
+    :param input_size: the 256-pixel crop is reduced to this, pixels, a multiple of 16
+    :param width: channels of the first block; each of the four blocks doubles them
+    :param hidden: width of the first fully-connected layer
+    :param batch_norm: batch normalisation after each convolution
+    :param dropout: before the first fully-connected layer
+    """
+
+    num_landmarks: int = 68
+    input_size: int = 256
+    width: int = 64
+    hidden: int = 512
+    batch_norm: bool = False
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.input_size % 16 or not 16 <= self.input_size <= CROP_SIZE:
+            raise ValueError(f"input_size must be a multiple of 16 up to {CROP_SIZE}, got {self.input_size}.")
+        get_scheme(self.num_landmarks)
+
+
+PRESETS = {
+    "paper": GENConfig(),
+    "compact": GENConfig(input_size=112, width=32, batch_norm=True, dropout=0.2),
+    "tiny": GENConfig(input_size=64, width=16, hidden=256, batch_norm=True, dropout=0.1),
+}
+
+
+def preset(name: str, num_landmarks: int) -> GENConfig:
+    """A preset for K landmarks.
+
+    :raises ValueError: when there is no preset of that name
+    """
+    if name not in PRESETS:
+        raise ValueError(f"Unknown GEN preset '{name}'; there are {', '.join(PRESETS)}.")
+    return replace(PRESETS[name], num_landmarks=num_landmarks)
+
+
+class GEN(nn.Module):
+    """Table 1: four blocks of two 3x3 convolutions and 2x2 max-pooling, then two fully-connected layers.
+
+    ReLU follows every layer but the pooling and the output. The output is an offset from the training set's
+    mean shape, in eighths of the crop's side, so that a network fresh from initialisation predicts about the
+    mean shape.
+
+    :param config: sizes
+    :param mean_shape: (K, 2) in crop pixels; None: zeros, to be filled by ``load_state_dict``
+    """
+
+    mean_shape: Tensor
+
+    def __init__(self, config: GENConfig, mean_shape: Any = None) -> None:
+        super().__init__()
+        self.config = config
+        self.num_landmarks = config.num_landmarks
+        layers: list[nn.Module] = []
+        channels = 3
+        for block in range(4):
+            for _ in range(2):
+                out = config.width * 2**block
+                layers.append(nn.Conv2d(channels, out, 3, padding=1, bias=not config.batch_norm))
+                layers += [nn.BatchNorm2d(out)] if config.batch_norm else []
+                layers.append(nn.ReLU(inplace=True))
+                channels = out
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(config.dropout),
+            nn.Linear(channels * (config.input_size // 16) ** 2, config.hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(config.hidden, 2 * config.num_landmarks),
+        )
+        shape = torch.zeros(config.num_landmarks, 2) if mean_shape is None else torch.as_tensor(mean_shape)
+        self.register_buffer("mean_shape", shape.to(torch.float32).clone())
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Coarse shapes.
+
+        :param crops: (N, S, S, 3) uint8, RGB; S is 256, or already ``input_size``
+        :return: (N, K, 2) float32, pixels of the 256-pixel crop
+        """
+        size = self.config.input_size
+        images = crops.permute(0, 3, 1, 2).float()
+        if images.shape[-1] != size:
+            images = nn.functional.adaptive_avg_pool2d(images, size)
+        offsets = self.head(self.features((images - 127.5) / 64))
+        return self.mean_shape + (CROP_SIZE / 8) * offsets.float().unflatten(1, (self.num_landmarks, 2))
+
+    def save(self, path: str | os.PathLike[str], notes: dict[str, Any] | None = None, half: bool = False) -> None:
+        """Write the weights; see :func:`~face_align_env.networks.weights.save_weights`."""
+        save_weights(path, "gen", asdict(self.config), self.state_dict(), notes, half)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GEN:
+        """Rebuild a network from its file.
+
+        :raises FileNotFoundError, WeightsError: see :func:`~face_align_env.networks.weights.load_weights`
+        """
+        config, tensors, _ = load_weights(path, "gen")
+        return rebuild(cls(GENConfig(**config)), tensors, path).to(device)

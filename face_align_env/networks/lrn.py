@@ -1,0 +1,142 @@
+"""Local Regression Network: the policy network of section 3.2, left half of Fig. 2."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from face_align_env.landmarks import get_scheme
+from face_align_env.mdp import DEFAULT_ACTION_LIMIT, HISTORY_SIZE
+from face_align_env.networks.weights import load_weights, rebuild, save_weights
+from face_align_env.patches import PATCH_SIZE
+
+ConvLayer = tuple[int, int, int, int]
+"""Channels, kernel, stride, and side of the max-pooling that follows (1: none)."""
+
+
+@dataclass(frozen=True)
+class LRNConfig:
+    """Size of the network.
+
+    :param num_landmarks: K
+    :param patch_size: side of the patches, pixels
+    :param encoder: convolutions that each patch goes through, without padding, ReLU after each; the same
+        weights for all landmarks
+    :param bottleneck: numbers that the encoder keeps of a patch; 0: all of the last convolution's output
+    :param hidden: size of d_t; R^512 in the paper
+    :param action_limit: bound of a_t, pixels of the crop
+    """
+
+    num_landmarks: int = 68
+    patch_size: int = PATCH_SIZE
+    encoder: tuple[ConvLayer, ...] = ((32, 3, 1, 2), (32, 3, 1, 2))
+    bottleneck: int = 0
+    hidden: int = HISTORY_SIZE
+    action_limit: float = DEFAULT_ACTION_LIMIT
+
+    def __post_init__(self) -> None:
+        get_scheme(self.num_landmarks)
+        # JSON has no tuples
+        object.__setattr__(self, "encoder", tuple(tuple(layer) for layer in self.encoder))
+
+
+# "mdm" follows the patch encoder of MDM [7]; the others stride early, which a CPU notices more than the NME does.
+PRESETS = {
+    "mdm": LRNConfig(),
+    "compact": LRNConfig(encoder=((32, 5, 3, 1), (64, 3, 1, 1), (64, 3, 2, 1)), bottleneck=32),
+    "tiny": LRNConfig(encoder=((16, 6, 6, 1), (32, 3, 1, 1)), bottleneck=16),
+}
+PRESETS["paper"] = PRESETS["compact"]
+
+
+def preset(name: str, num_landmarks: int) -> LRNConfig:
+    """A preset for K landmarks.
+
+    :raises ValueError: when there is no preset of that name
+    """
+    if name not in PRESETS:
+        raise ValueError(f"Unknown LRN preset '{name}'; there are {', '.join(PRESETS)}.")
+    return replace(PRESETS[name], num_landmarks=num_landmarks)
+
+
+class LRNTrunk(nn.Module):
+    """From the state s_t = (p_t, d_t) to d_{t+1}: what the actor and the critic of Fig. 2 have in common."""
+
+    def __init__(self, config: LRNConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        channels, side = 3, config.patch_size
+        for out, kernel, stride, pool in config.encoder:
+            layers += [nn.Conv2d(channels, out, kernel, stride), nn.ReLU(inplace=True)]
+            channels, side = out, (side - kernel) // stride + 1
+            if pool > 1:
+                layers.append(nn.MaxPool2d(pool))
+                side //= pool
+        layers.append(nn.Flatten())
+        code = channels * side * side
+        if config.bottleneck:
+            layers += [nn.Linear(code, config.bottleneck), nn.ReLU(inplace=True)]
+            code = config.bottleneck
+        self.encoder = nn.Sequential(*layers)
+        self.recurrent = nn.Linear(config.num_landmarks * code + config.hidden, config.hidden)
+
+    def forward(self, patches: Tensor, history: Tensor) -> Tensor:
+        """d_{t+1}.
+
+        :param patches: (N, K, P, P, 3), RGB, 0..255, uint8 or float
+        :param history: (N, 512) d_t
+        :return: (N, 512) in (-1, 1)
+        """
+        n = len(patches)
+        # (N K, 3, P, P) in channels-last memory: the patches' own order, nothing is moved
+        images = patches.flatten(0, 1).permute(0, 3, 1, 2).float()
+        codes = self.encoder((images - 127.5) / 64).view(n, -1)
+        return torch.tanh(self.recurrent(torch.cat([codes, history], dim=1)))
+
+
+class LRN(nn.Module):
+    """The actor: d_{t+1} from the trunk, and a_t from d_{t+1} by a linear layer and tanh.
+
+    Supervised training and DDPG use this very function, bounds included.
+
+    :param config: sizes
+    """
+
+    def __init__(self, config: LRNConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_landmarks = config.num_landmarks
+        self.trunk = LRNTrunk(config)
+        self.action = nn.Linear(config.hidden, 2 * config.num_landmarks)
+        # First increments are small: a cascade that starts with leaps of the size of the limit does not converge.
+        nn.init.uniform_(self.action.weight, -0.1 / math.sqrt(config.hidden), 0.1 / math.sqrt(config.hidden))
+        nn.init.zeros_(self.action.bias)
+
+    def forward(self, patches: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        """One iteration.
+
+        :param patches: (N, K, P, P, 3), RGB, 0..255
+        :param history: (N, 512) d_t
+        :return: a_t (N, 2K) in pixels of the crop, and d_{t+1} (N, 512)
+        """
+        following = self.trunk(patches, history)
+        return self.config.action_limit * torch.tanh(self.action(following).float()), following.float()
+
+    def save(self, path: str | os.PathLike[str], notes: dict[str, Any] | None = None, half: bool = False) -> None:
+        """Write the weights; see :func:`~face_align_env.networks.weights.save_weights`."""
+        save_weights(path, "lrn", asdict(self.config), self.state_dict(), notes, half)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> LRN:
+        """Rebuild a network from its file.
+
+        :raises FileNotFoundError, WeightsError: see :func:`~face_align_env.networks.weights.load_weights`
+        """
+        config, tensors, _ = load_weights(path, "lrn")
+        return rebuild(cls(LRNConfig(**config)), tensors, path).to(device)

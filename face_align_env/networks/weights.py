@@ -1,0 +1,100 @@
+"""Weights on disk: safetensors with the configuration that rebuilds the network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+FORMAT = "face-align-env/1"
+
+
+class WeightsError(ValueError):
+    """A file that holds no weights, or weights of another network or landmark scheme."""
+
+
+def atomic_path(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The path to write to first, and the final one to rename it to; makes the folder."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    return final.with_name(f".{final.name}.{os.getpid()}.tmp"), final
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    network: str,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    notes: Mapping[str, Any] | None = None,
+    half: bool = False,
+) -> None:
+    """Write weights to a temporary name and rename it, so that an interrupted run leaves the old file whole.
+
+    :param path: the file to write, ``.safetensors``
+    :param network: ``"gen"`` or ``"lrn"``
+    :param config: what rebuilds the network, JSON-able
+    :param state: its ``state_dict()``
+    :param notes: how it was trained, JSON-able
+    :param half: store floating-point tensors in float16
+    """
+    temporary, final = atomic_path(path)
+    tensors = {
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in state.items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "network": network,
+        "config": json.dumps(dict(config)),
+        "notes": json.dumps(dict(notes or {})),
+    }
+    save_file(tensors, temporary, metadata=metadata)
+    os.replace(temporary, final)
+
+
+def load_weights(
+    path: str | os.PathLike[str], network: str
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """Read weights.
+
+    :param path: a file that :func:`save_weights` wrote
+    :param network: the network it must hold, ``"gen"`` or ``"lrn"``
+    :return: the configuration, the tensors in float32 where they are floating-point, and the notes
+    :raises FileNotFoundError: there is no such file
+    :raises WeightsError: the file is damaged, or holds something else
+    """
+    name = os.fspath(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"No weights at '{name}'. Train them first: face-align pretrain {network}")
+    try:
+        with safe_open(name, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"'{name}' is damaged or no safetensors file ({error}); get it again.") from error
+    if metadata.get("format") != FORMAT or metadata.get("network") != network:
+        found = metadata.get("network", "something else")
+        raise WeightsError(f"'{name}' holds {found}, not weights of the network '{network}' of this project.")
+    floats = {key: t.to(torch.float32) if t.is_floating_point() else t for key, t in tensors.items()}
+    return json.loads(metadata["config"]), floats, json.loads(metadata.get("notes", "{}"))
+
+
+def rebuild(network: NetworkT, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> NetworkT:
+    """Fill a network with tensors that were read from ``path``.
+
+    :raises WeightsError: when names or shapes do not fit
+    """
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"'{os.fspath(path)}' does not fit its own configuration: {error}") from error
+    return network

@@ -1,0 +1,101 @@
+"""Prepared faces on the training device: batches are gathered, augmented and cropped there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from face_align_env.augmentation import Augmentation, Views, warp
+from face_align_env.crops import CONTEXT, CROP_SIZE
+from face_align_env.prepared import PreparedFaces
+
+_CHUNK = 64  # faces prepared at a time, to bound the memory of the reduction
+
+
+@dataclass(eq=False)  # not frozen: Fabric rebuilds it when it converts a model's inputs
+class Batch:
+    """N faces in random or plain views.
+
+    :param crops: (N, size, size, 3) uint8
+    :param landmarks: (N, K, 2) float32 ground truth, pixels of the 256-pixel crop
+    :param d: (N,) float32, Eq. 2's normalising distance in the same pixels
+    :param counted: (N, K) bool, the landmarks that Eq. 2 counts
+    """
+
+    crops: Tensor
+    landmarks: Tensor
+    d: Tensor
+    counted: Tensor
+
+
+class DeviceFaces:
+    """All faces of a dataset in the memory of one device, as uint8 crops with context.
+
+    :param prepared: the faces
+    :param size: side of the crops that batches hold, pixels: 256, or the input size of GEN
+    :param device: where they live
+    :param progress: show a bar while images are read
+    """
+
+    def __init__(
+        self, prepared: PreparedFaces, size: int, device: torch.device | str = "cpu", progress: bool = True
+    ) -> None:
+        self.prepared, self.size, self.device = prepared, size, torch.device(device)
+        side = round((CROP_SIZE + 2 * CONTEXT) * size / CROP_SIZE)
+        n = len(prepared)
+        self.contexts = torch.empty((n, side, side, 3), dtype=torch.uint8, device=self.device)
+        title = f"reading {prepared.dataset.name} {prepared.dataset.split}"
+        with tqdm(total=n, desc=title, unit="face", disable=not progress, leave=False) as bar:
+            for start in range(0, n, _CHUNK):
+                indices = range(start, min(start + _CHUNK, n))
+                chunk = torch.from_numpy(np.stack([prepared.context(i) for i in indices])).to(self.device)
+                if side != chunk.shape[1]:
+                    # The mean over the pixels under each new one, as GEN itself reduces full crops.
+                    images = chunk.permute(0, 3, 1, 2).float()
+                    small = torch.nn.functional.adaptive_avg_pool2d(images, side)
+                    chunk = small.round().to(torch.uint8).permute(0, 2, 3, 1)
+                self.contexts[start : start + len(chunk)] = chunk
+                bar.update(len(chunk))
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+    def batch(self, indices: npt.NDArray[np.int64], views: Views | None = None) -> Batch:
+        """The faces ``indices``, plain or in the given views."""
+        scheme = self.prepared.scheme
+        landmarks, counted = self.prepared.landmarks[indices], self.prepared.counted[indices]
+        d = self.prepared.d[indices]
+        contexts = self.contexts[torch.as_tensor(indices, device=self.device)]
+        if views is None:
+            border = (contexts.shape[1] - self.size) // 2
+            crops = contexts[:, border : border + self.size, border : border + self.size].contiguous()
+        else:
+            crops = warp(contexts, views, self.size)
+            landmarks, counted, d = views.landmarks(landmarks, scheme), views.flags(counted, scheme), d * views.scales
+        return Batch(
+            crops,
+            torch.as_tensor(landmarks, device=self.device),
+            torch.as_tensor(d, dtype=torch.float32, device=self.device),
+            torch.as_tensor(counted, device=self.device),
+        )
+
+    def training_batch(self, step: int, batch_size: int, seed: int, augmentation: Augmentation) -> Batch:
+        """Minibatch number ``step`` of an endless training: a function of its arguments alone.
+
+        Each epoch is a permutation of all faces, the epochs follow each other without a gap. That nothing is
+        drawn from a running generator makes a resumed training equal an unbroken one.
+        """
+        n = len(self)
+        positions = np.arange(step * batch_size, (step + 1) * batch_size)
+        epochs = positions // n
+        indices = np.empty(batch_size, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            order = np.random.default_rng([seed, 0, int(epoch)]).permutation(n)
+            here = epochs == epoch
+            indices[here] = order[positions[here] % n]
+        return self.batch(indices, augmentation.sample(np.random.default_rng([seed, 1, step]), batch_size))

@@ -1,0 +1,125 @@
+"""What supervised training minimises: Eq. 1 for GEN, and its sum over a cascade for LRN."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from face_align_env.crops import CROP_SIZE
+from face_align_env.mdp import nme
+from face_align_env.networks.cascade import cascade
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
+from pretrain.faces import Batch
+
+
+class Objective(nn.Module, ABC):
+    """A network and its loss as one module, so that data-parallel training sees a single forward pass."""
+
+    network: GEN | LRN
+
+    @abstractmethod
+    def predict(self, crops: Tensor) -> Tensor:
+        """(N, K, 2) final shapes for (N, size, size, 3) uint8 crops."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss, and the mean NME of the final shapes (a fraction); both scalars."""
+
+    def save(self, path: Any, notes: dict[str, Any]) -> None:
+        """Write the network's weights."""
+        self.network.save(path, notes)
+
+
+class GENObjective(Objective):
+    """Eq. 1: L_GEN = NME(x, x^)."""
+
+    def __init__(self, gen: GEN) -> None:
+        super().__init__()
+        self.network: GEN = gen
+
+    def predict(self, crops: Tensor) -> Tensor:
+        return self.network(crops)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        loss = nme(self.predict(batch.crops), batch.landmarks, batch.d, batch.counted).mean()
+        return loss, loss.detach()
+
+
+@dataclass(frozen=True)
+class StartJitter:
+    """Random similarity that moves x_0 in training.
+
+    GEN's errors on its own training faces are smaller than on new ones; LRN must learn to mend the latter.
+
+    :param shift: standard deviation, a fraction of the crop
+    :param scale: standard deviation of the logarithm of the size
+    :param rotation: standard deviation, radians
+    """
+
+    shift: float = 0.01
+    scale: float = 0.03
+    rotation: float = 0.04
+
+    def __call__(self, x_0: Tensor) -> Tensor:
+        """(N, K, 2) moved shapes; draws from torch's global generator."""
+        n = len(x_0)
+        centre = x_0.mean(1, keepdim=True)
+        draw = torch.randn(n, 4, device=x_0.device)
+        angle, size = self.rotation * draw[:, 0], torch.exp(self.scale * draw[:, 1])
+        cos, sin = size * torch.cos(angle), size * torch.sin(angle)
+        x, y = (x_0 - centre).unbind(-1)
+        turned = torch.stack([cos[:, None] * x - sin[:, None] * y, sin[:, None] * x + cos[:, None] * y], -1)
+        return centre + turned + (self.shift * CROP_SIZE) * draw[:, None, 2:]
+
+
+class CascadeObjective(Objective):
+    """Sum over m iterations of NME(x_t): cascaded regression with a fixed number of iterations (section 3.2).
+
+    :param lrn: the network to train
+    :param start: gives x_0: a frozen GEN, or the mean shape (K, 2)
+    :param iterations: m
+    :param jitter: noise on x_0 in training; None: none
+    """
+
+    mean_shape: Tensor
+
+    def __init__(self, lrn: LRN, start: GEN | Tensor, iterations: int, jitter: StartJitter | None = None) -> None:
+        super().__init__()
+        if iterations < 1:
+            raise ValueError(f"A cascade needs at least one iteration, got {iterations}.")
+        self.network: LRN = lrn
+        self.iterations = iterations
+        self.jitter = jitter
+        # In a list, GEN is no sub-module: it is neither trained nor checkpointed here.
+        self._gen = [start.eval().requires_grad_(False)] if isinstance(start, GEN) else []
+        mean_shape = start.mean_shape if isinstance(start, GEN) else start
+        self.register_buffer("mean_shape", mean_shape.detach().clone(), persistent=False)
+
+    def start(self, crops: Tensor) -> Tensor:
+        """(N, K, 2) x_0."""
+        if self._gen:
+            with torch.no_grad():
+                return self._gen[0](crops)
+        return self.mean_shape.expand(len(crops), -1, -1)
+
+    def shapes(self, crops: Tensor, x_0: Tensor) -> list[Tensor]:
+        """x_1 .. x_m, each (N, K, 2)."""
+        size = self.network.config.patch_size
+        return [step.landmarks for step in cascade(self.network, crops, x_0, self.iterations, patch_size=size)]
+
+    def predict(self, crops: Tensor) -> Tensor:
+        return self.shapes(crops, self.start(crops))[-1]
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        x_0 = self.start(batch.crops)
+        if self.jitter is not None and self.training:
+            x_0 = self.jitter(x_0)
+        errors = [
+            nme(x, batch.landmarks, batch.d, batch.counted).mean() for x in self.shapes(batch.crops, x_0)
+        ]
+        return torch.stack(errors).sum(), errors[-1].detach()

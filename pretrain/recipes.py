@@ -1,0 +1,181 @@
+"""Recipes: what each preset trains with, and the two functions that the command line calls."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from face_align_env.augmentation import Augmentation
+from face_align_env.datasets import load_dataset
+from face_align_env.networks import gen as gen_network
+from face_align_env.networks import lrn as lrn_network
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
+from face_align_env.prepared import PreparedFaces
+from pretrain.faces import DeviceFaces
+from pretrain.loop import TrainingConfig, fit
+from pretrain.objectives import CascadeObjective, GENObjective, StartJitter
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Networks and training of one preset.
+
+    :param gen: GEN's preset
+    :param lrn: LRN's preset
+    :param gen_training: how GEN is trained
+    :param lrn_training: how each LRN is trained
+    """
+
+    gen: str
+    lrn: str
+    gen_training: TrainingConfig
+    lrn_training: TrainingConfig
+
+
+RECIPES = {
+    "paper": Recipe("paper", "paper", TrainingConfig(epochs=300, learning_rate=3e-4), TrainingConfig(epochs=150)),
+    "compact": Recipe("compact", "compact", TrainingConfig(epochs=400), TrainingConfig(epochs=150)),
+    "mdm": Recipe("compact", "mdm", TrainingConfig(epochs=400), TrainingConfig(epochs=150, learning_rate=5e-4)),
+    "tiny": Recipe(
+        "tiny",
+        "tiny",
+        TrainingConfig(epochs=120, batch_size=64, learning_rate=2e-3),
+        TrainingConfig(epochs=30, batch_size=64),
+    ),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a preset.
+
+    :raises ValueError: when there is no preset of that name
+    """
+    if name not in RECIPES:
+        raise ValueError(f"Unknown preset '{name}'; there are {', '.join(RECIPES)}.")
+    return RECIPES[name]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which faces: the arguments of :func:`face_align_env.datasets.load_dataset`.
+
+    :param dataset: name, or names joined by ``+``
+    :param root: folder of the data
+    :param landmarks: number of landmarks where the dataset offers several
+    :param options: further keywords of the dataset
+    """
+
+    dataset: str = "synthetic"
+    root: str | None = None
+    landmarks: int | None = None
+    options: dict[str, Any] | None = None
+
+    def prepare(self, split: str | None = None, max_cached: int = 0) -> PreparedFaces:
+        """The faces of a split (None: the dataset's test split)."""
+        options = self.options or {}
+        if split is None:
+            split = load_dataset(self.dataset, "train", self.root, self.landmarks, **options).test_split
+        faces = load_dataset(self.dataset, split, self.root, self.landmarks, **options)
+        return PreparedFaces(faces, max_cached=max_cached)
+
+
+class FacesOnDevice:
+    """Training and test faces of a run, read once and handed to each training.
+
+    :param data: which faces
+    :param device: where trainings take them from
+    """
+
+    def __init__(self, data: Data, device: torch.device | str) -> None:
+        self.data, self.device = data, device
+        self._prepared: dict[str, PreparedFaces] = {}
+        self._faces: dict[tuple[str, int], DeviceFaces] = {}
+
+    def prepared(self, part: str) -> PreparedFaces:
+        """The prepared faces of ``"train"`` or ``"test"``."""
+        if part not in self._prepared:
+            self._prepared[part] = self.data.prepare("train" if part == "train" else None)
+        return self._prepared[part]
+
+    def __call__(self, part: str, size: int) -> DeviceFaces:
+        """The faces of ``"train"`` or ``"test"`` for crops of ``size`` pixels."""
+        if (part, size) not in self._faces:
+            self._faces[part, size] = DeviceFaces(self.prepared(part), size, self.device)
+        return self._faces[part, size]
+
+
+def pretrain_gen(
+    faces: FacesOnDevice,
+    preset: str,
+    config: TrainingConfig,
+    folder: str | os.PathLike[str],
+    fabric: Fabric,
+    augmentation: Augmentation | None = None,
+) -> float:
+    """Train GEN by Eq. 1; its weights are ``folder/weights.safetensors``.
+
+    :return: NME on the test split, a fraction
+    """
+    train = faces("train", gen_network.PRESETS[preset].input_size)
+    torch.manual_seed(config.seed)
+    prepared = train.prepared
+    gen = GEN(gen_network.preset(preset, prepared.scheme.num_landmarks), prepared.mean_shape())
+    notes = {"dataset": prepared.dataset.name, "preset": preset, "epochs": config.epochs, "seed": config.seed}
+    test = faces("test", gen.config.input_size)
+    return fit(
+        GENObjective(gen), train, test, config, augmentation or Augmentation(), folder, fabric, notes, title="GEN"
+    )
+
+
+def pretrain_lrn(
+    faces: FacesOnDevice,
+    preset: str,
+    config: TrainingConfig,
+    folder: str | os.PathLike[str],
+    fabric: Fabric,
+    gen: str | os.PathLike[str] | None,
+    iterations: int = 8,
+    augmentation: Augmentation | None = None,
+    action_limit: float | None = None,
+) -> float:
+    """Train LRN as a cascade of a fixed number of iterations; its weights are ``folder/weights.safetensors``.
+
+    :param gen: GEN's weights, which give x_0; None: the cascade starts from the mean shape (the LRN-m rows of
+        Table 6)
+    :param iterations: m
+    :param action_limit: bound of an increment, pixels; None: the preset's
+    :return: NME on the test split, a fraction
+    """
+    train = faces("train", 256)
+    torch.manual_seed(config.seed)
+    prepared = train.prepared
+    network = lrn_network.preset(preset, prepared.scheme.num_landmarks)
+    if action_limit is not None:
+        network = replace(network, action_limit=action_limit)
+    start: GEN | torch.Tensor = torch.from_numpy(prepared.mean_shape())
+    jitter = None
+    if gen is not None:
+        start, jitter = GEN.load(gen, device=fabric.device), StartJitter()
+        if start.num_landmarks != network.num_landmarks:
+            raise ValueError(
+                f"GEN in '{os.fspath(gen)}' predicts {start.num_landmarks} landmarks, the dataset has "
+                f"{network.num_landmarks}: train GEN on this dataset first."
+            )
+    objective = CascadeObjective(LRN(network), start, iterations, jitter)
+    notes = {
+        "dataset": prepared.dataset.name,
+        "preset": preset,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "from": "mean" if gen is None else "gen",
+        "iterations": iterations,
+        "mean_shape": prepared.mean_shape().tolist(),
+    }
+    title = f"LRN-{iterations}" if gen is None else f"GEN-LRN{iterations}"
+    test = faces("test", 256)
+    return fit(objective, train, test, config, augmentation or Augmentation(), folder, fabric, notes, title=title)

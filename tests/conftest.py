@@ -1,0 +1,76 @@
+"""A small dataset of blurred noise with plausible 68-point shapes: enough for everything that is not learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from face_align_env.datasets import Annotation, FaceDataset
+
+
+def _arc(x0: float, x1: float, y: float, height: float, n: int) -> npt.NDArray[np.float64]:
+    u = np.linspace(-1, 1, n)
+    return np.stack([x0 + (x1 - x0) * (u + 1) / 2, y + height * (1 - u**2)], -1)
+
+
+def _ring(x: float, y: float, rx: float, ry: float, n: int) -> npt.NDArray[np.float64]:
+    angle = np.pi + np.arange(n) * 2 * np.pi / n
+    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], -1)
+
+
+# A symmetric face in the 68-point order, about one unit wide.
+FACE = np.concatenate(
+    [
+        _arc(-0.5, 0.5, -0.1, 0.65, 17),
+        _arc(-0.42, -0.1, -0.2, -0.07, 5),
+        _arc(0.1, 0.42, -0.2, -0.07, 5),
+        np.stack([np.zeros(4), np.linspace(-0.12, 0.1, 4)], -1),
+        _arc(-0.1, 0.1, 0.15, 0.03, 5),
+        _ring(-0.24, -0.1, 0.08, 0.03, 6),
+        _ring(0.24, -0.1, 0.08, 0.03, 6),
+        _ring(0, 0.32, 0.18, 0.07, 12),
+        _ring(0, 0.32, 0.14, 0.03, 8),
+    ]
+)
+
+
+class ToyFaces(FaceDataset):
+    """Face i of a split is a function of (split, i)."""
+
+    name = "toy"
+    description = "blurred noise with 68-point shapes"
+    licence = "MIT"
+    splits = ("train", "test")
+
+    def __init__(self, split: str = "train", size: int = 6) -> None:
+        super().__init__(split)
+        self._size = size
+
+    def _rng(self, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.splits.index(self.split), index])
+
+    def __len__(self) -> int:
+        return self._size
+
+    def annotation(self, index: int) -> Annotation:
+        rng = self._rng(index)
+        angle, size = rng.normal(0, 0.15), rng.uniform(100, 220)
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        shape = size * (FACE + rng.normal(0, 0.01, FACE.shape)) @ rotation.T + rng.uniform(140, 180, 2)
+        landmarks = shape.astype(np.float32)
+        box = np.concatenate([landmarks.min(0), landmarks.max(0)])
+        return Annotation(landmarks, box, np.ones(68, dtype=np.bool_), f"{self.split}-{index}")
+
+    def image(self, index: int) -> npt.NDArray[np.uint8]:
+        noise = self._rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        return np.asarray(cv2.resize(noise, (320, 320), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def toy_dataset() -> Callable[..., ToyFaces]:
+    """``toy_dataset(split="train", size=6)``."""
+    return ToyFaces
