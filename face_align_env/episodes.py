@@ -22,14 +22,13 @@ from face_align_env import mdp
 from face_align_env.crops import CROP_SIZE, MARGIN
 from face_align_env.datasets import FaceDataset, load_dataset
 from face_align_env.initialization import Initializer, make_initializer, released_gen
+from face_align_env.mdp import DEFAULT_ACTION_LIMIT, HISTORY_SIZE
 from face_align_env.patches import PATCH_SIZE, extract_patches, pad_crops
 from face_align_env.prepared import FaceSource, PreparedFaces
 
 if TYPE_CHECKING:
     from face_align_env.augmentation import Augmentation
 
-HISTORY_SIZE = 512  # length of d_t; section 3.2
-DEFAULT_ACTION_LIMIT = 32.0  # pixels of the crop
 TERMINATIONS = ("oracle", "blind")
 
 ALL = slice(None)

@@ -702,13 +702,10 @@ def puffed(head: Head, wear: Wear, grid: npt.NDArray[np.float32], theta: Array, 
     return grid
 
 
-def draw_head(
+def draw_person(
     rng: np.random.Generator, picture: Image, head: Head, parts: Features, view: View, wear: Wear, light: Light
-) -> tuple[Color, Color]:
-    """Draw the head with what grows on it into an (IMAGE_SIZE, IMAGE_SIZE, 3) picture.
-
-    :return: the colours of its skin and its hair
-    """
+) -> None:
+    """Draw a person, from behind to before, into an (IMAGE_SIZE, IMAGE_SIZE, 3) picture."""
     texture, skin, hair = paint_skin(rng, head, parts, wear)
     theta = _u_to_theta(np.linspace(0.0, 1.0, GRID_U))
     y = _v_to_y(head, np.linspace(0.0, 1.0, GRID_V))
@@ -725,15 +722,128 @@ def draw_head(
     layer[..., :3] += lit[..., 3:]
     np.clip(layer[..., :3], 0, 255, out=layer[..., :3])
     layer[..., 3] = raster.coverage
-    draw_neck(rng, picture, head, view, wear, light, skin, hair)
+    draw_body(rng, picture, head, view, wear, light, skin, hair)
     turn = np.column_stack([view.roll, view.roll @ raster.origin + view.shift])
     layer[..., :3] *= layer[..., 3:]
     placed = cv2.warpAffine(layer, turn, (IMAGE_SIZE, IMAGE_SIZE), flags=cv2.INTER_LINEAR)
     picture[:] = picture * (1.0 - placed[..., 3:]) + placed[..., :3]
-    return skin, hair
+    draw_accessories(rng, picture, head, view, wear, light, skin)
 
 
-def draw_neck(
+def draw_body(
     rng: np.random.Generator, picture: Image, head: Head, view: View, wear: Wear, light: Light, skin: Color, hair: Color
 ) -> None:
-    """Draw what is behind the head: falling hair, neck, shoulders."""
+    """Draw what is behind the head: falling hair, shoulders, neck."""
+    top = view.project(np.array([[0.0, 0.75, -0.25]]))[0]
+    # The body hangs straighter than the head leans.
+    lean = 0.35 * head.roll
+    axis, across = np.array([-np.sin(lean), np.cos(lean)]), np.array([np.cos(lean), np.sin(lean)])
+    scale = view.scale
+    base = top + axis * scale * between(rng, 1.15, 1.5)
+    neck = scale * between(rng, 0.52, 0.72) * head.half_width
+    hair_behind = rng.random() < 0.5
+    if wear.fall and hair_behind:
+        _draw_falling_hair(rng, picture, head, view, wear, light, hair)
+    _draw_shoulders(rng, picture, base, across * scale, axis * scale, light)
+    if wear.fall and not hair_behind:
+        _draw_falling_hair(rng, picture, head, view, wear, light, hair)
+    t = np.linspace(-1.0, 1.0, 32, dtype=np.float32)
+    normal = np.stack([t, np.zeros_like(t), np.sqrt(1.0 - t * t)])
+    lit = light.ambient[:, None] * 0.8 + light.color[:, None] * np.maximum(light.direction @ normal, 0.0)
+    shadow = np.interp(np.linspace(0.0, 1.0, 32), [0.0, 0.35, 0.75], [0.4, 0.5, 0.85])
+    tile = np.empty((32, 32, 4), dtype=np.float32)
+    tile[..., :3] = np.clip(shadow[:, None, None] * lit.T[None] * skin, 0, 255)
+    tile[..., 3] = 1.0
+    flare = between(rng, 1.15, 1.45)
+    corners = [top - neck * across, top + neck * across, base + flare * neck * across, base - flare * neck * across]
+    source = np.array([[0, 0], [31, 0], [31, 31], [0, 31]], dtype=np.float32)
+    warp = cv2.getPerspectiveTransform(source, np.array(corners, dtype=np.float32))
+    placed = cv2.warpPerspective(tile, warp, (IMAGE_SIZE, IMAGE_SIZE), flags=cv2.INTER_LINEAR)
+    cv2.copyTo(placed[..., :3].astype(np.uint8), (placed[..., 3] > 0.5).astype(np.uint8), picture)
+
+
+def _draw_shoulders(
+    rng: np.random.Generator, picture: Image, base: Array, across: Array, axis: Array, light: Light
+) -> None:
+    wide, slope, collar = between(rng, 2.0, 2.9), between(rng, 0.35, 0.8), between(rng, 0.45, 0.8)
+    shape = np.array(
+        [[-collar, -0.25], [0.0, between(rng, 0.0, 0.5)], [collar, -0.25], [0.7 * wide, 0.45 * slope],
+         [wide, slope + 0.3], [1.1 * wide, 4.0], [-1.1 * wide, 4.0], [-wide, slope + 0.3], [-0.7 * wide, 0.45 * slope]]
+    )  # fmt: skip
+    outline = base + shape[:, :1] * across + shape[:, 1:] * axis
+    color = rng.uniform(15, 235, 3) * np.clip(light.ambient + 0.5 * light.color, 0.3, 1.1)
+    mask = np.zeros(picture.shape[:2], dtype=np.uint8)
+    cv2.fillPoly(mask, [_fixed(outline)], 255, cv2.LINE_AA, _SHIFT)
+    cloth = np.empty_like(picture)
+    cloth[:] = np.clip(color, 0, 255)
+    if rng.random() < 0.35:
+        second = rng.uniform(15, 235, 3).tolist()
+        step = int(rng.integers(8, 30))
+        for k in range(-IMAGE_SIZE, 2 * IMAGE_SIZE, step):
+            if rng.random() < 0.97:
+                cv2.line(cloth, (k, IMAGE_SIZE), (k + int(60 * slope), 0), second, step // 3)
+    cv2.copyTo(cloth, (mask > 127).astype(np.uint8), picture)
+
+
+def _draw_falling_hair(
+    rng: np.random.Generator, picture: Image, head: Head, view: View, wear: Wear, light: Light, hair: Color
+) -> None:
+    y = np.linspace(head.crown + 0.4, wear.fall, 9)
+    width = half_width(head, np.minimum(y, head.widest)) + 1.1 * wear.puff
+    width = width + between(rng, -0.25, 0.35) * np.clip((y - 0.3) / 2.0, 0.0, 1.0) + rng.uniform(-0.05, 0.05, 9)
+    width[-1] *= 0.7
+    left, right = np.stack([-width, y, np.full(9, -0.2)], axis=1), np.stack([width, y, np.full(9, -0.2)], axis=1)
+    outline = view.project(np.concatenate([left, right[::-1]]))
+    mask = np.zeros(picture.shape[:2], dtype=np.uint8)
+    cv2.fillPoly(mask, [_fixed(outline)], 255, cv2.LINE_AA, _SHIFT)
+    shade = np.clip(light.ambient + 0.3 * light.color, 0.2, 1.0).mean()
+    texture = hair_texture(rng, wear, hair * 0.75 * shade, IMAGE_SIZE, IMAGE_SIZE)
+    cv2.copyTo(texture, (mask > 127).astype(np.uint8), picture)
+
+
+def draw_accessories(
+    rng: np.random.Generator, picture: Image, head: Head, view: View, wear: Wear, light: Light, skin: Color
+) -> None:
+    """Draw glasses, and what is before the face."""
+    lenses = lens_outlines(head, view, wear)
+    if lenses:
+        _draw_glasses(rng, picture, head, view, wear, lenses)
+    if not wear.occluders:
+        return
+    lit = np.clip(light.ambient + 0.6 * light.color, 0.3, 1.1)
+    own = skin * between(rng, 0.85, 1.1) if wear.occluder_kind == "hand" else rng.uniform(10, 240, 3)
+    color = np.clip(own * lit, 0, 255)
+    grain = cut(rng, noise_banks()[1], IMAGE_SIZE, IMAGE_SIZE)
+    ramp = np.clip(np.linspace(0.8, 1.2, 256)[:, None] * color, 0, 255).astype(np.uint8)
+    surface = cv2.applyColorMap(grain, ramp.reshape(256, 1, 3))
+    for polygon in wear.occluders:
+        mask = np.zeros(picture.shape[:2], dtype=np.uint8)
+        cv2.fillPoly(mask, [_fixed(polygon)], 255, cv2.LINE_AA, _SHIFT)
+        cv2.copyTo(surface, (mask > 127).astype(np.uint8), picture)
+        edge = (color * 0.6).tolist()
+        cv2.polylines(picture, [_fixed(polygon)], True, edge, 1, cv2.LINE_AA, _SHIFT)
+
+
+def _draw_glasses(
+    rng: np.random.Generator, picture: Image, head: Head, view: View, wear: Wear, lenses: list[Array]
+) -> None:
+    frame = rng.uniform(5, 70, 3) if rng.random() < 0.7 else rng.uniform(40, 220, 3)
+    tint = rng.uniform(5, 60, 3) if wear.dark > 0.5 else np.array([200.0, 215.0, 225.0])
+    thick = int(rng.integers(1, 5))
+    for outline in lenses:
+        mask = np.zeros(picture.shape[:2], dtype=np.uint8)
+        cv2.fillPoly(mask, [_fixed(outline)], 255, cv2.LINE_AA, _SHIFT)
+        _mix(picture, tint, mask, wear.dark)
+    half_x, half_y, _ = wear.glasses or (0.0, 0.0, 0.0)
+    x = np.linspace(-1.0, 1.0, 5) * (head.eye_x + 0.015 - half_x)
+    bridge = np.stack([x, np.full(5, -0.25 * half_y), glasses_depth(head, x)], axis=1)
+    pieces = [_fixed(view.project(bridge))]
+    # The far temple is behind the face.
+    for sign in (-1.0, 1.0):
+        if sign * head.yaw < 0.12:
+            out = sign * (head.eye_x + 0.015 + half_x)
+            ear = sign * (head.half_width + 0.02)
+            bow = [[out, -0.08, float(glasses_depth(head, np.array(out)))], [ear, -0.08, 0.7], [ear, -0.05, 0.05]]
+            pieces.append(_fixed(view.project(np.array(bow))))
+    cv2.polylines(picture, pieces, False, frame.tolist(), max(thick - 1, 1), cv2.LINE_AA, _SHIFT)
+    cv2.polylines(picture, [_fixed(o) for o in lenses], True, frame.tolist(), thick, cv2.LINE_AA, _SHIFT)

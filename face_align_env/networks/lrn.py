@@ -93,10 +93,16 @@ class LRNTrunk(nn.Module):
         :param history: (N, 512) d_t
         :return: (N, 512) in (-1, 1)
         """
-        n = len(patches)
+        return self.remember(self.encode(patches), history)
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """(N, K code) what is kept of the patches (N, K, P, P, 3)."""
         # (N K, 3, P, P) in channels-last memory: the patches' own order, nothing is moved
         images = patches.flatten(0, 1).permute(0, 3, 1, 2).float()
-        codes = self.encoder((images - 127.5) / 64).view(n, -1)
+        return self.encoder((images - 127.5) / 64).view(len(patches), -1)
+
+    def remember(self, codes: Tensor, history: Tensor) -> Tensor:
+        """(N, 512) d_{t+1} from the codes of the patches and (N, 512) d_t."""
         return torch.tanh(self.recurrent(torch.cat([codes, history], dim=1)))
 
 
@@ -126,7 +132,11 @@ class LRN(nn.Module):
         :return: a_t (N, 2K) in pixels of the crop, and d_{t+1} (N, 512)
         """
         following = self.trunk(patches, history)
-        return self.config.action_limit * torch.tanh(self.action(following).float()), following.float()
+        return self.increment(following), following.float()
+
+    def increment(self, following: Tensor) -> Tensor:
+        """(N, 2K) a_t in pixels, from (N, 512) d_{t+1}."""
+        return self.config.action_limit * torch.tanh(self.action(following).float())
 
     def save(self, path: str | os.PathLike[str], notes: dict[str, Any] | None = None, half: bool = False) -> None:
         """Write the weights; see :func:`~face_align_env.networks.weights.save_weights`."""

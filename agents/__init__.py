@@ -1,0 +1,1 @@
+"""The agent DCRN and everything that trains, runs and measures it."""

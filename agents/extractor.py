@@ -1,0 +1,65 @@
+"""A pretrained LRN as features extractor of any Stable-Baselines3 algorithm."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor
+
+from face_align_env.networks import lrn as lrn_network
+from face_align_env.networks.lrn import LRN
+
+
+def load_lrn(lrn: LRN | str | os.PathLike[str] | None, observation_space: spaces.Space) -> LRN:
+    """The LRN that an argument names, checked against the environment.
+
+    :param lrn: a network (it is copied), the file of its weights, or None: a fresh ``compact`` one
+    :param observation_space: of FaceAlign-v0
+    :raises ValueError: the space is not FaceAlign-v0's, or its patches are not what the network was made for
+    """
+    if not (isinstance(observation_space, spaces.Dict) and {"patches", "history"} <= set(observation_space.spaces)):
+        raise ValueError(f"Expected FaceAlign-v0's observations (patches, history), got {observation_space}.")
+    num_landmarks, patch_size = observation_space["patches"].shape[:2]  # type: ignore[index]
+    if lrn is None:
+        network = LRN(lrn_network.preset("compact", num_landmarks))
+    else:
+        network = copy.deepcopy(lrn) if isinstance(lrn, LRN) else LRN.load(lrn)
+    expected = (network.num_landmarks, network.config.patch_size)
+    if expected != (num_landmarks, patch_size):
+        raise ValueError(
+            f"This LRN reads {expected[0]} patches of {expected[1]} pixels, the environment shows {num_landmarks} of "
+            f"{patch_size}. Train one for this scheme: face-align pretrain lrn"
+        )
+    return network
+
+
+class LRNExtractor(BaseFeaturesExtractor):
+    """The trunk of LRN: features d_{t+1} in R^512 from the state (p_t, d_t).
+
+    ``SAC("MultiInputPolicy", env, policy_kwargs=dict(features_extractor_class=LRNExtractor,
+    features_extractor_kwargs=dict(lrn="weights.safetensors")))``
+
+    :param observation_space: of FaceAlign-v0
+    :param lrn: weights of a pretrained LRN, or the network itself (a saved model then carries its own weights and
+        needs no file); None: fresh ``compact`` weights
+    :param freeze: keep the patch encoder as it is
+    :raises ValueError: weights of another scheme, see :func:`load_lrn`
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        lrn: LRN | str | os.PathLike[str] | None = None,
+        freeze: bool = False,
+    ) -> None:
+        network = load_lrn(lrn, observation_space)
+        super().__init__(observation_space, features_dim=network.config.hidden)
+        self.trunk = network.trunk
+        if freeze:
+            self.trunk.encoder.requires_grad_(False)
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        return self.trunk(observations["patches"], observations["history"])
