@@ -245,9 +245,7 @@ class DCRN(DDPG):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> DCRN:
-        return super().learn(
-            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     @property
     def lrn(self) -> LRN:

@@ -186,7 +186,12 @@ class DCRNPolicy(TD3Policy):
         if self.freeze_encoder:
             # One encoder serves all: its codes are computed once an update.
             encoder = self.reference.trunk.encoder
-            for trunk in (self.actor.lrn.trunk, self.actor_target.lrn.trunk, self.critic.trunk, self.critic_target.trunk):
+            for trunk in (
+                self.actor.lrn.trunk,
+                self.actor_target.lrn.trunk,
+                self.critic.trunk,
+                self.critic_target.trunk,
+            ):
                 trunk.encoder = encoder
 
     def shared_codes(self, obs: dict[str, Tensor]) -> Tensor | None:

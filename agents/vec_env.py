@@ -86,6 +86,10 @@ def _per_env(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
     """Gymnasium's dictionary of arrays as one dictionary for each environment, with copies of the arrays' rows."""
     keys = [key for key in infos if not key.startswith("_") and key not in _NOT_PER_ENV]
     return [
-        {key: np.copy(infos[key][i]) if infos[key].ndim > 1 else infos[key][i].item() for key in keys if infos[f"_{key}"][i]}
+        {
+            key: np.copy(infos[key][i]) if infos[key].ndim > 1 else infos[key][i].item()
+            for key in keys
+            if infos[f"_{key}"][i]
+        }
         for i in range(num_envs)
     ]

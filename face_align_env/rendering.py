@@ -42,7 +42,7 @@ def draw_shape(
     scheme: LandmarkScheme,
     color: Color = CURRENT,
     scale: int = SCALE,
-    radius: int = 2,
+    radius: int = 3,
 ) -> Picture:
     """A shape as its scheme's contours, and its landmarks as dots.
 

@@ -144,9 +144,7 @@ def fit(
     saved_at = time.monotonic()
     test_nme = float("nan")
     running = float("nan")
-    with tqdm(
-        total=total, initial=state["step"], desc=title, unit="step", disable=fabric.global_rank != 0
-    ) as bar:
+    with tqdm(total=total, initial=state["step"], desc=title, unit="step", disable=fabric.global_rank != 0) as bar:
         for step in range(state["step"], total):
             # Dropout and jitter are functions of the step: see DeviceFaces.training_batch.
             torch.manual_seed(config.seed * 1_000_003 + step * fabric.world_size + fabric.global_rank)

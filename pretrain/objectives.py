@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from face_align_env.crops import CROP_SIZE
 from face_align_env.mdp import nme
-from face_align_env.networks.cascade import cascade
+from face_align_env.networks.cascade import MeanStart, cascade
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from pretrain.faces import Batch
@@ -81,31 +81,25 @@ class CascadeObjective(Objective):
     """Sum over m iterations of NME(x_t): cascaded regression with a fixed number of iterations (section 3.2).
 
     :param lrn: the network to train
-    :param start: gives x_0: a frozen GEN, or the mean shape (K, 2)
+    :param start: gives x_0; it stays as it is, on the device where it is
     :param iterations: m
     :param jitter: noise on x_0 in training; None: none
     """
 
-    mean_shape: Tensor
-
-    def __init__(self, lrn: LRN, start: GEN | Tensor, iterations: int, jitter: StartJitter | None = None) -> None:
+    def __init__(self, lrn: LRN, start: GEN | MeanStart, iterations: int, jitter: StartJitter | None = None) -> None:
         super().__init__()
         if iterations < 1:
             raise ValueError(f"A cascade needs at least one iteration, got {iterations}.")
         self.network: LRN = lrn
         self.iterations = iterations
         self.jitter = jitter
-        # In a list, GEN is no sub-module: it is neither trained nor checkpointed here.
-        self._gen = [start.eval().requires_grad_(False)] if isinstance(start, GEN) else []
-        mean_shape = start.mean_shape if isinstance(start, GEN) else start
-        self.register_buffer("mean_shape", mean_shape.detach().clone(), persistent=False)
+        # In a list it is no sub-module: neither trained nor checkpointed here, and always in evaluation mode.
+        self._start = [start.eval().requires_grad_(False)]
 
     def start(self, crops: Tensor) -> Tensor:
         """(N, K, 2) x_0."""
-        if self._gen:
-            with torch.no_grad():
-                return self._gen[0](crops)
-        return self.mean_shape.expand(len(crops), -1, -1)
+        with torch.no_grad():
+            return self._start[0](crops)
 
     def shapes(self, crops: Tensor, x_0: Tensor) -> list[Tensor]:
         """x_1 .. x_m, each (N, K, 2)."""
@@ -119,7 +113,5 @@ class CascadeObjective(Objective):
         x_0 = self.start(batch.crops)
         if self.jitter is not None and self.training:
             x_0 = self.jitter(x_0)
-        errors = [
-            nme(x, batch.landmarks, batch.d, batch.counted).mean() for x in self.shapes(batch.crops, x_0)
-        ]
+        errors = [nme(x, batch.landmarks, batch.d, batch.counted).mean() for x in self.shapes(batch.crops, x_0)]
         return torch.stack(errors).sum(), errors[-1].detach()

@@ -13,6 +13,7 @@ from face_align_env.augmentation import Augmentation
 from face_align_env.datasets import load_dataset
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
+from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
@@ -157,7 +158,7 @@ def pretrain_lrn(
     network = lrn_network.preset(preset, prepared.scheme.num_landmarks)
     if action_limit is not None:
         network = replace(network, action_limit=action_limit)
-    start: GEN | torch.Tensor = torch.from_numpy(prepared.mean_shape())
+    start: GEN | MeanStart = MeanStart(torch.from_numpy(prepared.mean_shape())).to(fabric.device)
     jitter = None
     if gen is not None:
         start, jitter = GEN.load(gen, device=fabric.device), StartJitter()

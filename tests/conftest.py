@@ -58,7 +58,7 @@ class ToyFaces(FaceDataset):
 
     def annotation(self, index: int) -> Annotation:
         rng = self._rng(index)
-        angle, size = rng.normal(0, 0.15), rng.uniform(100, 220)
+        angle, size = rng.normal(0, 0.3), rng.uniform(100, 220)
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         shape = size * (FACE + rng.normal(0, 0.01, FACE.shape)) @ rotation.T + rng.uniform(140, 180, 2)
         landmarks = shape.astype(np.float32)

@@ -10,16 +10,17 @@ surface at sin(theta) = x / half_width(y).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.floating]
+Array = npt.NDArray[Any]  # floats
 
 IMAGE_SIZE = 256  # px, the side of every picture
 THETA_MAX = 2.75  # rad, the back of the head beyond it is never seen
 _JAW_SIN = 0.985  # sin(theta) of the jaw's contour: the silhouette of a frontal face
-_NUM_MARCH = np.array([0.06, 0.13, 0.22, 0.34, 0.5, 0.75, 1.1], dtype=np.float32)  # half face-widths
+_STEPS = np.array([0.06, 0.14, 0.26, 0.45, 0.8])  # half face-widths, from a point on its way to the camera
 
 # Curve parameters; the landmarks are among the samples, so they lie on what is drawn.
 _EYE_T = np.linspace(0.0, 1.0, 13)  # from the outer corner to the inner one
@@ -27,7 +28,7 @@ _BROW_T = np.linspace(0.0, 1.0, 9)  # likewise
 _LIP_Q = np.array([-1, -0.85, -0.62, -0.42, -0.22, -0.1, 0, 0.1, 0.22, 0.42, 0.62, 0.85, 1])
 _INNER_Q = np.array([-1, -0.8, -0.6, -0.35, -0.15, 0, 0.15, 0.35, 0.6, 0.8, 1])
 _INNER_WIDTH = 0.86  # the inner lip contour's width, of the outer one's
-_JAW_T = np.linspace(0.0, 1.0, 40)
+_JAW_DOWN = np.sin(0.5 * np.pi * np.linspace(0.0, 1.0, 40))
 
 # The model's points are the 68 landmarks and these 13; the other schemes pick from all 81.
 # 68-71 brow middle (left upper, left lower, right upper, right lower), 72-75 likewise the lids' middles,
@@ -205,60 +206,38 @@ def _profile(head: Head, y: Array) -> tuple[Array, Array, Array]:
 
 
 def _bumps(head: Head, xi: Array, y: Array) -> tuple[Array, Array]:
-    """The features' relief in z as a sum of products: (K, ...) functions of xi = sin(theta), and of ``y``."""
-    a = np.abs(xi)
-    eye = head.eye_x / head.half_width
-
-    def bell(v: Array, center: float, width: float) -> Array:
-        return np.exp(-(((v - center) / width) ** 2))
-
+    """The features' relief in z as a sum of products: (K, N) functions of xi = sin(theta), (K, M) ones of ``y``."""
     root, tip, base = -0.12, head.nose_tip_y, head.nose_base_y
-    # The nose's profile from its root to its tip and back to its base; its ridge widens towards the tip.
-    nose = np.interp(
-        y,
-        [root - 0.25, root, 0.5 * (root + tip), tip - 0.06, tip, tip + 0.05, base, base + 0.1],
-        np.array([0.0, head.nose_bridge, 0.5 + 0.4 * head.nose_bridge, 0.97, 1.0, 0.86, 0.2, 0.0]) * head.nose_height,
-    )
-    wide = np.clip((y - root) / (tip - root), 0.0, 1.0) ** 2
     mouth, chin = head.mouth_y, head.chin
     low = mouth + 0.85 * head.mouth_open
-    smile = max(head.smile, 0.0)
-    across = np.stack(
+    eye, smile = head.eye_x / head.half_width, max(head.smile, 0.0)
+    # Bells: center and width in |xi|, center and width in y, height.
+    table = np.array(
         [
-            bell(a, 0.35, 0.3),  # brow ridge
-            bell(a, eye, 0.2),  # eye socket
-            bell(a, eye, 0.12),  # eyeball
-            bell(a, 0.0, 0.11),  # nose's ridge
-            bell(a, 0.0, 0.17),  # nose's tip
-            bell(a, 0.8 * head.nose_half / head.half_width, 0.075),  # nose's wings
-            bell(a, 0.55, 0.24),  # cheekbone
-            bell(a, 0.68, 0.2),  # hollow of the cheek
-            bell(a, 0.0, 0.42),  # muzzle
-            bell(a, 0.0, 0.3),  # upper lip
-            bell(a, 0.0, 0.28),  # lower lip
-            bell(a, 0.0, 0.3),  # groove over the chin
-            bell(a, 0.0, 0.3),  # chin
-            bell(a, 0.0, 0.3),  # open mouth
+            [0.35, 0.3, head.brow_y + 0.06, 0.12, 0.05],  # brow ridge
+            [eye, 0.2, 0.0, 0.15, -0.11],  # eye socket
+            [eye, 0.12, 0.0, 0.09, 0.07],  # eyeball
+            [0.8 * head.nose_half / head.half_width, 0.075, base - 0.075, 0.075, 0.42 * head.nose_height],  # wings
+            [0.55, 0.24, 0.33, 0.2, head.cheek + 0.05 * smile],  # cheekbone
+            [0.68, 0.2, mouth - 0.05, 0.25, -head.hollow],  # hollow of the cheek
+            [0.0, 0.42, mouth, 0.26, 0.09],  # muzzle
+            [0.0, 0.3, mouth - 0.6 * head.lip_upper, 0.07, 0.6 * head.lip_upper],
+            [0.0, 0.28, low + 0.6 * head.lip_lower, 0.07, 0.6 * head.lip_lower],
+            [0.0, 0.3, low + head.lip_lower + 0.1, 0.08, -0.06],  # groove over the chin
+            [0.0, 0.3, chin - 0.17, 0.13, head.chin_bump],
+            [0.0, 0.3, 0.5 * (mouth + low), 0.05 + 0.3 * head.mouth_open, -0.25 * head.mouth_open],
+            [0.0, 0.11, 0.0, 1.0, 0.0],  # the nose's ridge and its tip: across here, down below
+            [0.0, 0.17, 0.0, 1.0, 0.0],
         ]
-    )
-    down = np.stack(
-        [
-            0.05 * bell(y, head.brow_y + 0.06, 0.12),
-            -0.11 * bell(y, 0.0, 0.15),
-            0.07 * bell(y, 0.0, 0.09),
-            nose * (1.0 - wide),
-            nose * wide,
-            0.42 * head.nose_height * bell(y, base - 0.075, 0.075),
-            (head.cheek + 0.05 * smile) * bell(y, 0.33, 0.2),
-            -head.hollow * bell(y, mouth - 0.05, 0.25),
-            0.09 * bell(y, mouth, 0.26),
-            0.6 * head.lip_upper * bell(y, mouth - 0.6 * head.lip_upper, 0.07),
-            0.6 * head.lip_lower * bell(y, low + 0.6 * head.lip_lower, 0.07),
-            -0.06 * bell(y, low + head.lip_lower + 0.1, 0.08),
-            head.chin_bump * bell(y, chin - 0.17, 0.13),
-            -0.25 * head.mouth_open * bell(y, 0.5 * (mouth + low), 0.05 + 0.3 * head.mouth_open),
-        ]
-    )
+    ).T[..., None]
+    across = np.exp(-(((np.abs(xi) - table[0]) / table[1]) ** 2))
+    down = table[4] * np.exp(-(((y - table[2]) / table[3]) ** 2))
+    # The nose's profile from its root to its tip and back to its base; its ridge widens towards the tip.
+    knots = [root - 0.25, root, 0.5 * (root + tip), tip - 0.06, tip, tip + 0.05, base, base + 0.1]
+    heights = np.array([0.0, head.nose_bridge, 0.5 + 0.4 * head.nose_bridge, 0.97, 1.0, 0.86, 0.2, 0.0])
+    nose = np.interp(y, knots, heights * head.nose_height)
+    wide = np.clip((y - root) / (tip - root), 0.0, 1.0) ** 2
+    down[-2], down[-1] = nose * (1.0 - wide), nose * wide
     return across, down
 
 
@@ -292,85 +271,77 @@ def surface_z(head: Head, x: Array, y: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Features:
-    """The drawn curves, (N, 2) face-plane coordinates; pairs are (left, right) in the picture."""
+    """The drawn curves in face-plane coordinates; a first axis of 2 is (left, right) in the picture."""
 
-    upper_lids: tuple[Array, Array]  # from the outer corner to the inner one, as the lower lids and brows
-    lower_lids: tuple[Array, Array]
-    pupils: tuple[Array, Array]
-    brows: tuple[Array, Array]
-    brow_thickness: Array  # (N,) half the thickness along each brow
-    lip_top: Array  # outer contour of the upper lip, from left to right, as all contours of the mouth
-    lip_bottom: Array
-    mouth_top: Array  # inner contours: the lower edge of the upper lip
-    mouth_bottom: Array
+    upper_lids: Array  # (2, 13, 2), from the outer corner to the inner one, as the lower lids and brows
+    lower_lids: Array  # (2, 13, 2)
+    pupils: Array  # (2, 2)
+    brows: Array  # (2, 9, 2)
+    brow_thickness: Array  # (9,) half the thickness along each brow
+    lip_top: Array  # (13, 2) outer contour of the upper lip, from left to right, as all contours of the mouth
+    lip_bottom: Array  # (13, 2)
+    mouth_top: Array  # (11, 2) inner contours: the lower edge of the upper lip
+    mouth_bottom: Array  # (11, 2)
     nose: Array  # (9, 2) points 27 to 35
+
+
+_SIGNS = np.array([[-1.0], [1.0]])
+_LID_HUMP = (4.0 * _EYE_T * (1.0 - _EYE_T)) ** 0.75
+_UPPER_LID_HUMP = _LID_HUMP * (1.0 + 0.25 * (_EYE_T - 0.5))
+_BROW_ARCH = np.array([-0.26, 0.12, 0.55, 0.9, 0.88, 0.69, 0.46, 0.23, 0.06])
+_BROW_THICKNESS = np.interp(_BROW_T, [0.0, 0.5, 0.85, 1.0], [0.25, 0.85, 1.0, 0.7])
+_LIP_BODY = (1.0 - _LIP_Q**2) ** 0.6
+_CUPIDS_BOW = 1.0 - 0.22 * np.exp(-((_LIP_Q / 0.13) ** 2))
+_MOUTH_Q = np.concatenate([_LIP_Q, _INNER_WIDTH * _INNER_Q])
+_MOUTH_GAP = np.maximum(1.0 - (_MOUTH_Q / _INNER_WIDTH) ** 2, 0.0) ** 0.7
 
 
 def features(head: Head) -> Features:
     """The curves of a head's features."""
-    upper, lower, pupils, brows = [], [], [], []
-    hump = (4.0 * _EYE_T * (1.0 - _EYE_T)) ** 0.75
-    skewed = hump * (1.0 + 0.25 * (_EYE_T - 0.5))
-    for side, sign in enumerate((-1.0, 1.0)):
-        opened = head.eye_open[side]
-        x = head.eye_x + head.eye_half * (1.0 - 2.0 * _EYE_T)
-        line = head.eye_tilt * (2.0 * _EYE_T - 1.0) + 0.02 * _EYE_T
-        top = line - head.eye_height * (1.35 * opened - 0.42) * skewed
-        bottom = line + head.eye_height * (0.42 + 0.18 * min(opened, 1.0)) * hump
-        upper.append(np.stack([sign * x, np.minimum(top, bottom)], axis=1))
-        lower.append(np.stack([sign * x, bottom], axis=1))
-        middle = 0.5 * (upper[side][6] + lower[side][6])
-        reach = np.array([head.eye_half, 0.35 * (lower[side][6, 1] - upper[side][6, 1])])
-        pupils.append(middle + reach * np.array(head.gaze))
-        bx = head.eye_x + 0.02 + head.brow_half * (1.0 - 2.0 * _BROW_T)
-        arch = np.interp(_BROW_T, [0.0, 0.35, 1.0], [-0.35, 1.0, 0.0]) * head.brow_arch
-        arch = np.convolve(np.pad(arch, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
-        by = head.brow_y - head.brow_raise[side] - arch + head.brow_tilt * (2.0 * _BROW_T - 1.0)
-        brows.append(np.stack([sign * bx, by], axis=1))
-    thickness = head.brow_thickness * np.interp(_BROW_T, [0.0, 0.5, 0.85, 1.0], [0.25, 0.85, 1.0, 0.7])
-    lip_top, lip_bottom, mouth_top, mouth_bottom = _mouth(head)
+    opened = np.array(head.eye_open)[:, None]
+    x = _SIGNS * (head.eye_x + head.eye_half * (1.0 - 2.0 * _EYE_T))
+    line = head.eye_tilt * (2.0 * _EYE_T - 1.0) + 0.02 * _EYE_T
+    bottom = line + head.eye_height * (0.42 + 0.18 * np.minimum(opened, 1.0)) * _LID_HUMP
+    top = np.minimum(line - head.eye_height * (1.35 * opened - 0.42) * _UPPER_LID_HUMP, bottom)
+    upper, lower = np.stack([x, top], axis=-1), np.stack([x, bottom], axis=-1)
+    middle = 0.5 * (upper[:, 6] + lower[:, 6])
+    pupils = middle + np.array(head.gaze) * np.stack([np.full(2, head.eye_half), 0.35 * (bottom - top)[:, 6]], axis=1)
+    brow_x = _SIGNS * (head.eye_x + 0.02 + head.brow_half * (1.0 - 2.0 * _BROW_T))
+    brow_y = head.brow_y - head.brow_arch * _BROW_ARCH + head.brow_tilt * (2.0 * _BROW_T - 1.0)
+    brows = np.stack([brow_x, brow_y - np.array(head.brow_raise)[:, None]], axis=-1)
     tip, base, wing = head.nose_tip_y, head.nose_base_y, head.nose_half
-    ridge = np.stack([np.zeros(4), np.linspace(-0.06, tip, 4)], axis=1)
-    under = [[-wing, base - 0.05], [-0.5 * wing, base - 0.01], [0.0, base + 0.01], [0.5 * wing, base - 0.01]]
-    nose = np.concatenate([ridge, under, [[wing, base - 0.05]]])
-    return Features(
-        (upper[0], upper[1]), (lower[0], lower[1]), (pupils[0], pupils[1]), (brows[0], brows[1]), thickness,
-        lip_top, lip_bottom, mouth_top, mouth_bottom, nose,
+    root, low, lower_still = -0.06, base - 0.05, base - 0.01
+    nose = np.array(
+        [
+            [0.0, root], [0.0, (2 * root + tip) / 3], [0.0, (root + 2 * tip) / 3], [0.0, tip],
+            [-wing, low], [-0.5 * wing, lower_still], [0.0, base + 0.01], [0.5 * wing, lower_still], [wing, low],
+        ]
     )  # fmt: skip
+    return Features(upper, lower, pupils, brows, head.brow_thickness * _BROW_THICKNESS, *_mouth(head), nose)
 
 
 def _mouth(head: Head) -> tuple[Array, Array, Array, Array]:
+    """The upper lip's outer, the lower lip's outer, the upper lip's inner and the lower lip's inner contour."""
     corner = -0.11 * head.smile + 0.25 * head.mouth_open
-
-    def edges(q: Array) -> tuple[Array, Array]:
-        """y of the inner edges of the upper and lower lip at ``q`` of the mouth's half width."""
-        gap = np.maximum(1.0 - (q / _INNER_WIDTH) ** 2, 0.0) ** 0.7
-        line = head.mouth_y + corner * np.abs(q) ** 1.7 + head.mouth_tilt * q
-        return line - 0.12 * head.mouth_open * gap, line + 0.88 * head.mouth_open * gap
-
-    def place(q: Array, y: Array) -> Array:
-        return np.stack([head.mouth_shift + head.mouth_half * q, y], axis=1)
-
-    body = np.maximum(1.0 - _LIP_Q**2, 0.0) ** 0.6
-    bow = 1.0 - 0.22 * np.exp(-((_LIP_Q / 0.13) ** 2))
-    top, bottom = edges(_LIP_Q)
-    inner = _INNER_Q * _INNER_WIDTH
-    inner_top, inner_bottom = edges(inner)
-    return (
-        place(_LIP_Q, top - head.lip_upper * body * bow),
-        place(_LIP_Q, bottom + head.lip_lower * body),
-        place(inner, inner_top),
-        place(inner, inner_bottom),
-    )
+    line = head.mouth_y + corner * np.abs(_MOUTH_Q) ** 1.7 + head.mouth_tilt * _MOUTH_Q
+    x = head.mouth_shift + head.mouth_half * _MOUTH_Q
+    top = np.stack([x, line - 0.12 * head.mouth_open * _MOUTH_GAP], axis=1)
+    bottom = np.stack([x, line + 0.88 * head.mouth_open * _MOUTH_GAP], axis=1)
+    n = len(_LIP_Q)
+    lip_top, lip_bottom = top[:n].copy(), bottom[:n].copy()
+    lip_top[:, 1] -= head.lip_upper * _LIP_BODY * _CUPIDS_BOW
+    lip_bottom[:, 1] += head.lip_lower * _LIP_BODY
+    return lip_top, lip_bottom, top[n:], bottom[n:]
 
 
 def jaw_outline(head: Head) -> Array:
     """(17, 2) the jaw's contour seen from the front, points 0 to 16, evenly spaced along it."""
     top = 0.06
-    # Denser towards the chin, where the contour turns flat.
-    y = top + (head.chin - top) * np.sin(0.5 * np.pi * _JAW_T)
+    # _JAW_DOWN is denser towards the chin, where the contour turns flat.
+    y = top + (head.chin - top) * _JAW_DOWN
     x = _JAW_SIN * half_width(head, y)
-    length = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
+    length = np.zeros(len(y))
+    np.cumsum(np.hypot(x[1:] - x[:-1], y[1:] - y[:-1]), out=length[1:])
     at = np.linspace(0.0, length[-1], 9)
     xs, ys = np.interp(at, length, x), np.interp(at, length, y)
     return np.stack([np.concatenate([-xs, xs[-2::-1]]), np.concatenate([ys, ys[-2::-1]])], axis=1)
@@ -423,7 +394,7 @@ class View:
     def unrolled(self, points: Array) -> tuple[Array, Array]:
         """(2, ...) px before roll and shift, and (...) depth towards the camera, of (3, ...) points."""
         x, y, z = points[0], points[1] - 0.4, points[2] - 0.2  # the pivot is inside the head
-        r = self.rotation
+        r = self.rotation.astype(points.dtype)
         depth = r[2, 0] * x + r[2, 1] * y + r[2, 2] * z
         zoom = self.scale / (1.0 - depth / self.camera)
         return (
@@ -451,9 +422,9 @@ def view_of(head: Head, points: Array) -> View:
 
 def faces_camera(head: Head, view: View, points: Array) -> npt.NDArray[np.bool_]:
     """(N,) whether the head itself leaves each of its (N, 3) points in view."""
-    toward = view.rotation[2].astype(np.float32)
+    toward = view.rotation[2]
     # Walk from each point to the camera; where the way dives into the head, the point is hidden.
-    way = points[:, None, :] + _NUM_MARCH[None, :, None] * toward
+    way = points[:, None, :] + _STEPS[None, :, None] * toward
     z, xi = surface_z(head, way[..., 0].ravel(), way[..., 1].ravel())
     inside = (np.abs(xi) < 0.97) & (way[..., 2].ravel() < z - 0.03) & (way[..., 1].ravel() < head.chin)
     return ~inside.reshape(len(points), -1).any(axis=1)

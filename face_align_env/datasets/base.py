@@ -177,5 +177,3 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 def landmarks_box(landmarks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """(4,) x0, y0, x1, y1: the smallest box around (K, 2) landmarks."""
     return np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)]).astype(np.float32)
-
-

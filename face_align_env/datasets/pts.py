@@ -57,9 +57,7 @@ def read_pts(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
             try:
                 x, y = map(float, words)
             except ValueError as error:
-                raise BadFaceError(
-                    f"'{path}', line {number}: expected 'x y', got '{line.strip()}'. {_CURE}"
-                ) from error
+                raise BadFaceError(f"'{path}', line {number}: expected 'x y', got '{line.strip()}'. {_CURE}") from error
             points.append((x, y))
         elif words == ["{"]:
             inside = True
@@ -246,8 +244,7 @@ class PtsFolder(PairedFaces):
             pairs = [pair for pair in _find_tree(folder) if (_place(pair.id) < test_fraction) == is_test]
         if not pairs:
             raise DatasetNotFoundError(
-                f"Split '{split}' of '{folder}' has no faces (test_fraction={test_fraction}). "
-                f"{self.how_to_get}"
+                f"Split '{split}' of '{folder}' has no faces (test_fraction={test_fraction}). {self.how_to_get}"
             )
         points_in_file = len(read_pts(pairs[0].pts_path))
         if points_in_file not in SCHEMES:

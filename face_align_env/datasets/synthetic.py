@@ -22,16 +22,9 @@ from face_align_env.datasets._head import (
     sample_head,
     view_of,
 )
-from face_align_env.datasets._portrait import (
-    Image,
-    Wear,
-    covered,
-    cut,
-    draw_person,
-    noise_banks,
-    sample_light,
-    sample_wear,
-)
+from face_align_env.datasets._portrait import draw_person, sample_light
+from face_align_env.datasets._skin import Image, cut, noise_banks
+from face_align_env.datasets._wear import Wear, covered, sample_wear
 from face_align_env.datasets.base import Annotation, FaceDataset, landmarks_box
 
 _SIZES = {"train": 2000, "test": 500}  # faces
@@ -85,6 +78,7 @@ class SyntheticFaces(FaceDataset):
             self.normalizer = normalizer  # type: ignore[misc]
         self.size = _SIZES[split] if size is None else size
         self.seed = seed
+        self._last: tuple[int, tuple[Head, Features, Array, View, Array, Wear]] | None = None
 
     def __len__(self) -> int:
         return self.size
@@ -94,6 +88,11 @@ class SyntheticFaces(FaceDataset):
 
     def _person(self, index: int) -> tuple[Head, Features, Array, View, Array, Wear]:
         """Head, drawn curves, (81, 3) model points, view, (81, 2) pixels, and what is worn, of face ``index``."""
+        if self._last is None or self._last[0] != index:  # the image is asked for right after the annotation
+            self._last = index, self._make_person(index)
+        return self._last[1]
+
+    def _make_person(self, index: int) -> tuple[Head, Features, Array, View, Array, Wear]:
         rng = self._rng(index, _SHAPE)
         head = sample_head(rng)
         parts = features(head)

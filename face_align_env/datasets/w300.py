@@ -111,9 +111,7 @@ def _read_boxes(root: Path, folders: tuple[str, ...]) -> dict[str, npt.NDArray[n
     for folder in folders:
         path = box_folder / f"bounding_boxes_{folder.replace('/', '_')}.mat"
         if not path.is_file():
-            raise DatasetNotFoundError(
-                f"boxes='detector' needs '{path}'. Restore it, or take boxes='landmarks'."
-            )
+            raise DatasetNotFoundError(f"boxes='detector' needs '{path}'. Restore it, or take boxes='landmarks'.")
         try:
             cells = scipy.io.loadmat(path, variable_names=["bounding_boxes"])["bounding_boxes"]
             for cell in cells.ravel():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from face_align_env.mdp import HISTORY_SIZE, is_terminal, transition
 from face_align_env.patches import PATCH_SIZE, extract_patches, pad_crops
@@ -17,6 +17,24 @@ class Regressor(Protocol):
     """What the cascade iterates: s_t -> (a_t, d_{t+1}). LRN is one, the DCRN policy's actor another."""
 
     def __call__(self, patches: Tensor, history: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+
+class MeanStart(nn.Module):
+    """x_0 without a GEN: the mean shape, whatever the crop (the LRN-m rows of Table 6).
+
+    :param mean_shape: (K, 2) in crop pixels
+    """
+
+    mean_shape: Tensor
+
+    def __init__(self, mean_shape: Tensor) -> None:
+        super().__init__()
+        self.num_landmarks = len(mean_shape)
+        self.register_buffer("mean_shape", mean_shape.detach().to(torch.float32).clone())
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """(N, K, 2) shapes for N crops."""
+        return self.mean_shape.expand(len(crops), -1, -1)
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,7 @@ def write_ytf(root, shapes=None):
         names += [f"test/{p}_00.jpg" for p in people]
         shapes = {name: shape_of(name) for name in names}
     for folder in ("training", "test"):
-        inside = {
-            name.split("/")[1]: shape for name, shape in shapes.items() if name.startswith(folder + "/")
-        }
+        inside = {name.split("/")[1]: shape for name, shape in shapes.items() if name.startswith(folder + "/")}
         (root / folder).mkdir(parents=True, exist_ok=True)
         for name in inside:
             write_image(root / folder / name)
@@ -132,9 +130,7 @@ REAL = ("300w", "ytf")
 def load(request, data):
     """A function (split, landmarks) -> dataset, of every dataset in turn."""
     if request.param == "synthetic":
-        return lambda split="train", landmarks=None: load_dataset(
-            "synthetic", split, landmarks=landmarks, size=8
-        )
+        return lambda split="train", landmarks=None: load_dataset("synthetic", split, landmarks=landmarks, size=8)
     kind, _, name = request.param.rpartition(" ")
     root = REAL_DATA / name if kind else data / name
     if kind and not root.is_dir():
@@ -203,9 +199,7 @@ def test_train_and_test_share_no_face(load):
 
 def test_the_order_is_the_same_every_time(load):
     first, second = load(), load()
-    assert [first.annotation(i).id for i in range(len(first))] == [
-        second.annotation(i).id for i in range(len(second))
-    ]
+    assert [first.annotation(i).id for i in range(len(first))] == [second.annotation(i).id for i in range(len(second))]
 
 
 def test_a_negative_index_counts_from_the_end(load):
@@ -513,9 +507,7 @@ def test_the_number_of_landmarks_is_that_of_the_files(k, tmp_path):
     assert load_dataset("pts", root=tmp_path, landmarks=k).scheme.num_landmarks == k
     np.testing.assert_allclose(dataset[0].landmarks, shape_of("a", k), atol=1e-6)
     if k != 68:
-        with pytest.raises(
-            ValueError, match=rf"landmarks=68 cannot be had from .* its files hold {k} points"
-        ):
+        with pytest.raises(ValueError, match=rf"landmarks=68 cannot be had from .* its files hold {k} points"):
             load_dataset("pts", root=tmp_path, landmarks=68)
 
 
@@ -685,9 +677,7 @@ def test_ytf_is_split_by_person_whatever_the_folder(folder, tmp_path):
     write_ytf(tmp_path / folder)
     for split, people in (("train", TRAIN_PEOPLE), ("full", TEST_PEOPLE)):
         dataset = YouTubeFaces(split, tmp_path)
-        frames = [f"test/{p}_00" for p in people] + [
-            f"training/{p}_{n}" for p in people for n in ("02", "31")
-        ]
+        frames = [f"test/{p}_00" for p in people] + [f"training/{p}_{n}" for p in people for n in ("02", "31")]
         assert ids_of(dataset) == sorted(frames)
         for i, frame in enumerate(sorted(frames)):
             face = dataset[i]
@@ -722,9 +712,7 @@ def test_ytf_challenging_is_the_most_turned_fifth(tmp_path):
 
 
 def test_ytf_names_what_is_missing(tmp_path):
-    with pytest.raises(
-        DatasetNotFoundError, match=r"lacks training, test, training_frames_keypoints\.csv, test_"
-    ):
+    with pytest.raises(DatasetNotFoundError, match=r"lacks training, test, training_frames_keypoints\.csv, test_"):
         YouTubeFaces("train", tmp_path)
     write_ytf(tmp_path)
     (tmp_path / "test_frames_keypoints.csv").unlink()
@@ -784,9 +772,7 @@ def test_joined_datasets_follow_one_another(data):
     first, second = load_dataset("300w", "full", data / "300w"), load_dataset("ytf", "full", data / "ytf")
     assert joined.name == "300w+ytf"
     assert len(joined) == len(first) + len(second)
-    assert ids_of(joined) == [f"300w/{name}" for name in ids_of(first)] + [
-        f"ytf/{name}" for name in ids_of(second)
-    ]
+    assert ids_of(joined) == [f"300w/{name}" for name in ids_of(first)] + [f"ytf/{name}" for name in ids_of(second)]
     for i, face in ((len(first) - 1, first[-1]), (len(first), second[0])):
         np.testing.assert_array_equal(joined[i].landmarks, face.landmarks)
         np.testing.assert_array_equal(joined[i].image, face.image)

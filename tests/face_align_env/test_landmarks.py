@@ -48,9 +48,7 @@ def test_contours_mirror_onto_contours(scheme):
         joined = set()
         for points, closed in scheme.contours:
             following = points[1:] + points[:1] if closed else points[1:]
-            joined |= {
-                frozenset((permutation[a], permutation[b])) for a, b in zip(points, following, strict=False)
-            }
+            joined |= {frozenset((permutation[a], permutation[b])) for a, b in zip(points, following, strict=False)}
         return joined
 
     assert edges(scheme.mirror_permutation) == edges(np.arange(scheme.num_landmarks))

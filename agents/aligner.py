@@ -1,0 +1,135 @@
+"""FaceAligner: landmarks for the faces of a photo."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from face_align_env.crops import MARGIN, crop_transform, cut, invert_transform, transform_points
+from face_align_env.datasets.base import read_image
+from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
+from face_align_env.networks.cascade import MeanStart, cascade
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """One aligned face.
+
+    :param landmarks: (K, 2) float32, pixels of the photo
+    :param iterations: how many times LRN was applied
+    :param trajectory: (iterations + 1, K, 2) float32, x_0 to x_T in pixels of the photo
+    """
+
+    landmarks: npt.NDArray[np.float32]
+    iterations: int
+    trajectory: npt.NDArray[np.float32]
+
+
+class FaceAligner:
+    """GEN, then LRN until Eq. 3 stops it: DCRN as section 3 uses it on new faces.
+
+    :param start: gives x_0: GEN, or the mean shape
+    :param lrn: the policy network; None: x_0 is the answer
+    :param alpha_2: Eq. 3's bound on the last increment (NME is taken as 0), pixels of the crop; None: every face takes
+        ``max_iterations``
+    :param max_iterations: no face takes more
+    :param margin: of the crop around the box, as in training
+    :param batch_size: faces that go through the networks together
+    :param device: where the networks run
+    :raises ValueError: start and lrn have different numbers of landmarks
+    """
+
+    def __init__(
+        self,
+        start: GEN | MeanStart,
+        lrn: LRN | None,
+        alpha_2: float | None = MDPParameters.alpha_2,
+        max_iterations: int = MAX_ITERATIONS,
+        margin: float = MARGIN,
+        batch_size: int = 64,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if lrn is not None and lrn.num_landmarks != start.num_landmarks:
+            raise ValueError(f"x_0 has {start.num_landmarks} landmarks, LRN {lrn.num_landmarks}: take one scheme's.")
+        self.device = torch.device(device)
+        self.start = start.to(self.device).eval()
+        self.lrn = None if lrn is None else lrn.to(self.device).eval()
+        self.alpha_2, self.max_iterations = alpha_2, max_iterations
+        self.margin, self.batch_size = margin, batch_size
+
+    @classmethod
+    def from_run(cls, folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> FaceAligner:
+        """The aligner that ``face-align run`` has trained.
+
+        :param folder: the run's folder, ``runs/NAME``
+        :raises FileNotFoundError: the run has no weights yet
+        """
+        from agents.runs import RunConfig
+
+        config = RunConfig.read(folder)
+        gen = GEN.load(Path(folder) / "gen" / "weights.safetensors")
+        lrn = LRN.load(Path(folder) / "dcrn" / "weights.safetensors")
+        return cls(gen, lrn, alpha_2=config.alpha_2, device=device)
+
+    def __call__(self, image: npt.NDArray[np.uint8] | str | os.PathLike[str], boxes: npt.ArrayLike) -> list[Alignment]:
+        """Align the faces of one photo.
+
+        :param image: (H, W, 3) uint8 RGB, or the path of an image file
+        :param boxes: (N, 4) or (4,): x0, y0, x1, y1 of each face, pixels of the photo
+        :return: one alignment a box, in their order
+        :raises ValueError: the image is empty or of another type; a box is empty or outside the image
+        :raises BadFaceError: the file is missing or no image
+        """
+        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
+        corners = np.asarray(boxes, dtype=np.float64)
+        corners = corners.reshape(-1, 4) if corners.size else corners.reshape(0, 4)
+        if not len(corners):
+            return []
+        transforms = np.stack([crop_transform(box, self.margin) for box in corners])
+        crops = np.stack([cut(pixels, transform) for transform in transforms])
+        trajectories, iterations = self.align_crops(crops)
+        photo = transform_points(invert_transform(transforms)[:, None], trajectories)
+        return [Alignment(photo[i, steps], int(steps), photo[i, : steps + 1]) for i, steps in enumerate(iterations)]
+
+    def align_crops(self, crops: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Align prepared crops.
+
+        :param crops: (N, 256, 256, 3) uint8
+        :return: trajectories (N, max_iterations + 1, K, 2) in crop pixels, which stand still after a face's last
+            iteration, and (N,) int64 numbers of iterations
+        """
+        parts = [self._align_batch(crops[i : i + self.batch_size]) for i in range(0, len(crops), self.batch_size)]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    @torch.inference_mode()
+    def _align_batch(self, crops: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        images = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device)
+        x_0 = self.start(images)
+        steps = 0 if self.lrn is None else self.max_iterations
+        trajectories = x_0[:, None].repeat(1, steps + 1, 1, 1)
+        iterations = torch.zeros(len(images), dtype=torch.int64, device=self.device)
+        if self.lrn is not None:
+            patch_size = self.lrn.config.patch_size
+            for step in cascade(self.lrn, images, x_0, steps, self.alpha_2, patch_size):
+                trajectories[step.faces, step.iteration :] = step.landmarks[:, None]
+                iterations[step.faces] = step.iteration
+        return trajectories.cpu().numpy(), iterations.cpu().numpy()
+
+
+def draw_alignments(image: npt.NDArray[np.uint8], alignments: Sequence[Alignment]) -> npt.NDArray[np.uint8]:
+    """The photo with the landmarks of its faces drawn on it; (H, W, 3) uint8, a copy."""
+    from face_align_env.landmarks import get_scheme
+    from face_align_env.rendering import draw_shape
+
+    picture = image.copy()
+    for alignment in alignments:
+        draw_shape(picture, alignment.landmarks, get_scheme(len(alignment.landmarks)))
+    return picture

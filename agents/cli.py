@@ -1,0 +1,256 @@
+"""The command line: ``face-align``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+DatasetOption = Annotated[
+    str, typer.Option(help="synthetic, 300w, ytf, pts; several of one landmark scheme joined by '+'.")
+]
+RootOption = Annotated[
+    str | None,
+    typer.Option(help="Folder of the data. Without it: $FACE_ALIGN_DATA/NAME, else ~/.cache/face-align/NAME."),
+]
+PresetOption = Annotated[
+    str, typer.Option(help="Networks and recipe: tiny (CPU trials), compact, paper (Table 1), mdm (LRN as in MDM).")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+LandmarksOption = Annotated[
+    int | None, typer.Option(help="Number of landmarks, where the dataset offers several (68, 29, 19).")
+]
+OptionOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="Keyword of the dataset as KEY=VALUE (boxes=detector, size=500); repeat for more."),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="Of supervised training: 32-true, bf16-mixed, ... Default: bf16-mixed on CUDA, else 32-true."),
+]
+DevicesOption = Annotated[int, typer.Option(help="Number of devices that train together.")]
+OutputOption = Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard curves.")]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Face alignment as reinforcement learning: train, evaluate and run DCRN on FaceAlign-v0.",
+)
+pretrain_app = typer.Typer(no_args_is_help=True, help="Supervised training of GEN and LRN (section 3).")
+app.add_typer(pretrain_app, name="pretrain")
+console = Console()
+
+
+def _data(dataset: str, root: str | None, landmarks: int | None, option: list[str] | None) -> Any:
+    from pretrain.recipes import Data
+
+    return Data(dataset, root, landmarks, {key: _value(text) for key, _, text in map(_split, option or [])} or None)
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    if "=" not in text:
+        raise typer.BadParameter(f"'{text}' is not KEY=VALUE.", param_hint="--option")
+    return text.partition("=")
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+@pretrain_app.command("gen")
+def pretrain_gen(
+    dataset: DatasetOption = "synthetic",
+    root: RootOption = None,
+    preset: PresetOption = "compact",
+    output: OutputOption = Path("runs/gen"),
+    epochs: Annotated[int | None, typer.Option(help="Passes over the faces; default: the recipe's.")] = None,
+    landmarks: LandmarksOption = None,
+    option: OptionOption = None,
+    device: DeviceOption = "auto",
+    devices: DevicesOption = 1,
+    precision: PrecisionOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Train the Global Estimation Network (Table 1) with Eq. 1. Goes on from OUTPUT/checkpoint.pt."""
+    from pretrain import recipes
+    from pretrain.loop import make_fabric
+
+    chosen = recipes.recipe(preset)
+    config = replace(chosen.gen_training, seed=seed, epochs=epochs or chosen.gen_training.epochs)
+    fabric = make_fabric(device, precision, devices)
+    faces = recipes.FacesOnDevice(_data(dataset, root, landmarks, option), fabric.device)
+    _announce(f"GEN ({chosen.gen}) on {dataset}, {len(faces.prepared('train'))} faces, {config}, on {fabric.device}")
+    error = recipes.pretrain_gen(faces, chosen.gen, config, output, fabric)
+    _done(f"NME on the test split {100 * error:.2f} %", output / "weights.safetensors")
+
+
+@pretrain_app.command("lrn")
+def pretrain_lrn(
+    dataset: DatasetOption = "synthetic",
+    root: RootOption = None,
+    preset: PresetOption = "compact",
+    output: OutputOption = Path("runs/lrn"),
+    from_: Annotated[str, typer.Option("--from", help="Where x_0 comes from: gen or mean.")] = "gen",
+    gen: Annotated[Path, typer.Option(help="GEN's weights, for --from gen.")] = Path("runs/gen/weights.safetensors"),
+    iterations: Annotated[int, typer.Option(help="Length m of the cascade.")] = 8,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the faces; default: the recipe's.")] = None,
+    landmarks: LandmarksOption = None,
+    option: OptionOption = None,
+    device: DeviceOption = "auto",
+    devices: DevicesOption = 1,
+    precision: PrecisionOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Train the Local Regression Network as a cascade of a fixed length. Goes on from OUTPUT/checkpoint.pt."""
+    from pretrain import recipes
+    from pretrain.loop import make_fabric
+
+    if from_ not in ("gen", "mean"):
+        raise typer.BadParameter(f"'{from_}' is neither gen nor mean.", param_hint="--from")
+    chosen = recipes.recipe(preset)
+    config = replace(chosen.lrn_training, seed=seed, epochs=epochs or chosen.lrn_training.epochs)
+    fabric = make_fabric(device, precision, devices)
+    faces = recipes.FacesOnDevice(_data(dataset, root, landmarks, option), fabric.device)
+    _announce(
+        f"LRN ({chosen.lrn}), {iterations} iterations from {from_}, on {dataset}, {len(faces.prepared('train'))} faces, "
+        f"{config}, on {fabric.device}"
+    )
+    start = gen if from_ == "gen" else None
+    error = recipes.pretrain_lrn(faces, chosen.lrn, config, output, fabric, start, iterations)
+    _done(f"NME on the test split {100 * error:.2f} %", output / "weights.safetensors")
+
+
+AgentOption = Annotated[
+    str, typer.Option("--agent", help="DCRN's preset: stable, or paper (Algorithm 1 to the letter).")
+]
+TimestepsOption = Annotated[int, typer.Option(help="Transitions that DCRN collects.")]
+NumEnvsOption = Annotated[int, typer.Option(help="Faces at once.")]
+BatchSizeOption = Annotated[int, typer.Option(help="Transitions an update of DCRN.")]
+GradientStepsOption = Annotated[int, typer.Option(help="Updates after each step of the batch of faces.")]
+Alpha2Option = Annotated[float | None, typer.Option("--alpha-2", help="Eq. 3's bound, pixels; default: Table 2's.")]
+AugmentOption = Annotated[bool, typer.Option(help="Random views of the training faces in DCRN's episodes.")]
+
+
+@app.command()
+def train(
+    lrn: Annotated[Path, typer.Option(help="Weights of the pretrained LRN.")] = Path("runs/lrn/weights.safetensors"),
+    gen: Annotated[Path, typer.Option(help="Weights of GEN, which starts the episodes.")] = Path(
+        "runs/gen/weights.safetensors"
+    ),
+    dataset: DatasetOption = "synthetic",
+    root: RootOption = None,
+    preset: AgentOption = "stable",
+    output: OutputOption = Path("runs/dcrn"),
+    timesteps: TimestepsOption = 20_000,
+    num_envs: NumEnvsOption = 16,
+    batch_size: BatchSizeOption = 128,
+    gradient_steps: GradientStepsOption = 1,
+    alpha_2: Alpha2Option = None,
+    augment: AugmentOption = True,
+    landmarks: LandmarksOption = None,
+    option: OptionOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+) -> None:
+    """Fine-tune LRN by reinforcement learning: Algorithm 1 on FaceAlign-v0. Goes on from OUTPUT/model.zip."""
+    from agents.training import AgentConfig, train_dcrn
+
+    config = AgentConfig(timesteps, num_envs, gradient_steps, batch_size, preset, seed, augment)
+    _announce(f"DCRN ({preset}) on {dataset} from {lrn} and {gen}, {config}")
+    data = _data(dataset, root, landmarks, option)
+    train_dcrn(
+        lrn,
+        config,
+        output,
+        device,
+        initializer=str(gen),
+        alpha_2=alpha_2,
+        dataset=dataset,
+        root=root,
+        landmarks=landmarks,
+        dataset_options=data.options,
+    )
+    _done("model.zip is the Stable-Baselines3 model", output / "weights.safetensors")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
+    split: Annotated[list[str] | None, typer.Option(help="Repeat for several; default: all but train.")] = None,
+    root: RootOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Measure each method of a run: Table 6's rows, as table, evaluation.json and figures."""
+    from agents import runs
+
+    _announce(f"Evaluating {run} on {device}")
+    runs.evaluate(run, split, device, console, root)
+
+
+@app.command("run")
+def run_command(
+    dataset: DatasetOption = "synthetic",
+    root: RootOption = None,
+    preset: PresetOption = "compact",
+    name: Annotated[str | None, typer.Option(help="The run's folder is runs/NAME; default: DATASET-PRESET.")] = None,
+    gen_epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
+    lrn_epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
+    agent: AgentOption = "stable",
+    timesteps: TimestepsOption = 20_000,
+    num_envs: NumEnvsOption = 16,
+    batch_size: BatchSizeOption = 128,
+    gradient_steps: GradientStepsOption = 1,
+    alpha_2: Alpha2Option = None,
+    augment: AugmentOption = True,
+    landmarks: LandmarksOption = None,
+    option: OptionOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """All of it into runs/NAME: GEN, LRN-2/-4/-8, GEN-LRN8, DCRN, evaluation. Goes on where it stopped."""
+    from agents import runs
+    from agents.training import AgentConfig
+
+    config = runs.RunConfig(
+        data=_data(dataset, root, landmarks, option),
+        preset=preset,
+        seed=seed,
+        precision=precision,
+        gen_epochs=gen_epochs,
+        lrn_epochs=lrn_epochs,
+        agent=AgentConfig(timesteps, num_envs, gradient_steps, batch_size, agent, seed, augment),
+        alpha_2=alpha_2,
+    )
+    folder = Path("runs") / (name or f"{dataset}-{preset}")
+    runs.run(config, folder, device, console)
+    _done("Table and figures are there", folder)
+
+
+def _announce(text: str) -> None:
+    console.print(text, highlight=False)
+
+
+def _done(text: str, path: Path) -> None:
+    console.print(f"{text}: [bold]{path}[/bold]", highlight=False)
+
+
+def main() -> None:
+    """The entry point: mistakes of the caller end in one line, not in a traceback."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("FACE_ALIGN_DEBUG"):
+            raise
+        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False)
+        raise SystemExit(1) from error

@@ -1,0 +1,218 @@
+"""``face-align run``: the whole path of the paper in one folder, each stage where the last one left it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from agents.aligner import FaceAligner
+from agents.evaluation import (
+    PAPER_ITERATIONS,
+    PAPER_TABLE_6,
+    episode_returns,
+    evaluate_method,
+    table,
+    write_evaluation,
+)
+from agents.figures import save_figures
+from agents.training import AgentConfig, train_dcrn
+from face_align_env.datasets import load_dataset
+from face_align_env.initialization import GENInitializer
+from face_align_env.mdp import MAX_ITERATIONS
+from face_align_env.networks.cascade import MeanStart
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
+from face_align_env.networks.weights import atomic_path, load_weights
+from pretrain.loop import make_fabric
+from pretrain.recipes import Data, FacesOnDevice, pretrain_gen, pretrain_lrn, recipe
+
+WEIGHTS = "weights.safetensors"
+MEAN_CASCADES = (2, 4, 8)  # LRN-m of Table 6
+GEN_CASCADE = 8  # GEN-LRN8
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run: everything that shapes its results.
+
+    :param data: which faces
+    :param preset: networks and recipe
+    :param seed: of everything random
+    :param precision: of the supervised training, Fabric's name; None: by device
+    :param gen_epochs: None: the recipe's
+    :param lrn_epochs: None: the recipe's
+    :param agent: how DCRN is trained
+    :param alpha_2: Eq. 3's bound for DCRN and LRN+Eq.3; None: the dataset's
+    """
+
+    data: Data = field(default_factory=Data)
+    preset: str = "compact"
+    seed: int = 0
+    precision: str | None = None
+    gen_epochs: int | None = None
+    lrn_epochs: int | None = None
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    alpha_2: float | None = None
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> RunConfig:
+        """The configuration that a run's folder was made with.
+
+        :raises FileNotFoundError: it is no run's folder
+        """
+        path = Path(folder) / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"'{folder}' is no folder of a run: it has no config.json. Make one: face-align run"
+            )
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**values, "data": Data(**values["data"]), "agent": AgentConfig(**values["agent"])})
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Store the configuration, or check that the folder's is the same.
+
+        :raises ValueError: the folder belongs to a run with other settings
+        """
+        path = Path(folder) / "config.json"
+        if path.is_file():
+            before = RunConfig.read(folder)
+            changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(before, f.name)]
+            if changed:
+                differences = "; ".join(f"{n}: {getattr(before, n)} before, {getattr(self, n)} now" for n in changed)
+                raise ValueError(f"'{folder}' holds a run with other settings ({differences}). Give another --name.")
+            return
+        temporary, final = atomic_path(path)
+        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, final)
+
+
+def run(
+    config: RunConfig, folder: str | os.PathLike[str], device: str = "auto", console: Console | None = None
+) -> None:
+    """Train GEN, the cascades and DCRN, and evaluate; stages that are complete are left as they are.
+
+    :param config: what to do
+    :param folder: the run's folder
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
+    :param console: where to say what happens
+    """
+    console = console or Console()
+    folder = Path(folder)
+    chosen = recipe(config.preset)
+    dataset = load_dataset(config.data.dataset, "train", config.data.root, config.data.landmarks, **_options(config))
+    if config.alpha_2 is None:
+        config = replace(config, alpha_2=dataset.alpha_2)
+    assert config.alpha_2 is not None
+    config.write(folder)
+    fabric = make_fabric(device, config.precision)
+    faces = FacesOnDevice(config.data, fabric.device)
+    gen_config = replace(chosen.gen_training, seed=config.seed, epochs=config.gen_epochs or chosen.gen_training.epochs)
+    lrn_config = replace(chosen.lrn_training, seed=config.seed, epochs=config.lrn_epochs or chosen.lrn_training.epochs)
+    stages = ["gen", *(f"lrn-{m}" for m in MEAN_CASCADES), f"gen-lrn{GEN_CASCADE}", "dcrn"]
+    console.print(
+        f"Run in {folder}: {config.data.dataset}, {len(dataset)} training faces, {dataset.scheme.num_landmarks} "
+        f"landmarks, preset {config.preset}, seed {config.seed}, on {fabric.device}."
+    )
+    for number, stage in enumerate(stages, 1):
+        if (folder / stage / WEIGHTS).is_file():
+            console.print(f"{number}/{len(stages) + 1} {stage}: complete")
+            continue
+        console.print(f"{number}/{len(stages) + 1} {stage}")
+        if stage == "gen":
+            pretrain_gen(faces, chosen.gen, gen_config, folder / stage, fabric)
+        elif stage == "dcrn":
+            train_dcrn(
+                folder / f"gen-lrn{GEN_CASCADE}" / WEIGHTS,
+                replace(config.agent, seed=config.seed),
+                folder / stage,
+                device=str(fabric.device),
+                initializer=str(folder / "gen" / WEIGHTS),
+                alpha_2=config.alpha_2,
+                dataset=config.data.dataset,
+                root=config.data.root,
+                landmarks=config.data.landmarks,
+                dataset_options=_options(config),
+            )
+        else:
+            gen = folder / "gen" / WEIGHTS if stage.startswith("gen") else None
+            iterations = int(stage.removeprefix("gen-").removeprefix("lrn").removeprefix("-"))
+            pretrain_lrn(faces, chosen.lrn, lrn_config, folder / stage, fabric, gen, iterations)
+    console.print(f"{len(stages) + 1}/{len(stages) + 1} evaluate")
+    evaluate(folder, device=str(fabric.device), console=console)
+
+
+def evaluate(
+    folder: str | os.PathLike[str],
+    splits: Sequence[str] | None = None,
+    device: str = "cpu",
+    console: Console | None = None,
+    root: str | None = None,
+) -> None:
+    """Measure every method of a run on its test splits; ``evaluation.json`` is that of the dataset's test split.
+
+    :param folder: the run's folder
+    :param splits: None: every split but the training split
+    :param device: where the networks run
+    :param console: where the tables go
+    :param root: of the data, where it has moved since
+    """
+    console = console or Console()
+    folder = Path(folder)
+    config = RunConfig.read(folder)
+    data = config.data if root is None else replace(config.data, root=root)
+    dataset = load_dataset(data.dataset, "train", data.root, data.landmarks, **(data.options or {}))
+    for split in splits or dataset.splits[1:]:
+        prepared = data.prepare(split, max_cached=2048)
+        outcomes = []
+        for method, aligner in methods(folder, config, device):
+            outcome = evaluate_method(method, aligner, prepared)
+            if method in ("LRN+Eq.3", "DCRN"):
+                assert aligner.lrn is not None
+                initializer = GENInitializer(folder / "gen" / WEIGHTS, device)
+                returns, successes = episode_returns(aligner.lrn, prepared, initializer, alpha_2=config.alpha_2)
+                row = replace(
+                    outcome.row, mean_return=float(returns.mean()), success_rate=100 * float(successes.mean())
+                )
+                outcome = replace(outcome, row=row)
+            outcomes.append(outcome)
+        main = split == dataset.test_split
+        name = "evaluation" if main else f"evaluation-{split}"
+        write_evaluation(folder / f"{name}.json", prepared, config.seed, outcomes)
+        title = f"{data.dataset} {split}, {len(prepared)} faces, preset {config.preset}, seed {config.seed}"
+        paper = PAPER_TABLE_6.get(data.dataset) if main else None
+        console.print(table(title, [outcome.row for outcome in outcomes], paper))
+        if paper:
+            console.print(f"The paper's DCRN takes {PAPER_ITERATIONS[data.dataset]} iterations on average.")
+        figures = save_figures(outcomes, title, folder / "figures" / split)
+        console.print(f"Results: {folder / name}.json, figures: {figures[0].parent}")
+
+
+def methods(folder: Path, config: RunConfig, device: str) -> Iterator[tuple[str, FaceAligner]]:
+    """The rows of Table 6 that the run has weights for, and ``LRN+Eq.3``: the pretrained LRN stopped by Eq. 3."""
+    gen = GEN.load(folder / "gen" / WEIGHTS)
+    yield "GEN", FaceAligner(gen, None, device=device)
+    for m in MEAN_CASCADES:
+        path = folder / f"lrn-{m}" / WEIGHTS
+        if path.is_file():
+            notes: dict[str, Any] = load_weights(path, "lrn")[2]
+            start = MeanStart(torch.tensor(notes["mean_shape"]))
+            yield f"LRN-{m}", FaceAligner(start, LRN.load(path), alpha_2=None, max_iterations=m, device=device)
+    cascade = folder / f"gen-lrn{GEN_CASCADE}" / WEIGHTS
+    if cascade.is_file():
+        lrn = LRN.load(cascade)
+        yield f"GEN-LRN{GEN_CASCADE}", FaceAligner(gen, lrn, None, GEN_CASCADE, device=device)
+        yield "LRN+Eq.3", FaceAligner(gen, lrn, config.alpha_2, MAX_ITERATIONS, device=device)
+    agent = folder / "dcrn" / WEIGHTS
+    if agent.is_file():
+        yield "DCRN", FaceAligner(gen, LRN.load(agent), config.alpha_2, MAX_ITERATIONS, device=device)
+
+
+def _options(config: RunConfig) -> dict[str, Any]:
+    return dict(config.data.options or {})

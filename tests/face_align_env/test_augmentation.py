@@ -1,0 +1,152 @@
+"""Views: landmarks stay on their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from face_align_env.augmentation import Augmentation, Views, warp
+from face_align_env.crops import CONTEXT, CROP_SIZE
+from face_align_env.datasets import FaceDataset
+from face_align_env.landmarks import SCHEME_19, get_scheme
+from face_align_env.mdp import nme
+from face_align_env.prepared import FaceSource, PreparedFaces
+
+STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0)
+Toy = Callable[..., FaceDataset]
+
+
+def view(seed: int, augmentation: Augmentation) -> Views:
+    return augmentation.sample_seeded([seed])
+
+
+def context_with_spot(x: float, y: float) -> torch.Tensor:
+    """A prepared face that is black but for a spot at (x, y) of its crop."""
+    side = CROP_SIZE + 2 * CONTEXT
+    rows, columns = np.mgrid[:side, :side] - CONTEXT
+    spot = 250 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 3.0**2))
+    return torch.from_numpy(np.repeat(spot[None, ..., None], 3, axis=3).astype(np.uint8))
+
+
+def centroid(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    weights = image[..., 0].astype(np.float64)
+    weights[weights < 10] = 0
+    rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
+    return np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
+
+
+@pytest.mark.parametrize("mirror", [0.0, 1.0], ids=["plain", "mirrored"])
+@pytest.mark.parametrize("seed", range(4))
+def test_landmarks_stay_on_their_pixels(seed: int, mirror: float) -> None:
+    views = view(seed, Augmentation(mirror=mirror, contrast=0, brightness=0))
+    rng = np.random.default_rng(seed)
+    shape = rng.uniform(70, 186, (1, 19, 2)).astype(np.float32)
+    moved = views.landmarks(shape, SCHEME_19)[0]
+    for k in (0, 6, 13):  # the last is a point on the axis of symmetry, the others have a counterpart
+        image = warp(context_with_spot(*shape[0, k]), views)[0].numpy()
+        counterpart = SCHEME_19.mirror_permutation[k] if mirror else k
+        np.testing.assert_allclose(centroid(image), moved[counterpart], atol=0.1)
+
+
+def test_half_resolution_shows_the_same_view() -> None:
+    """Networks may train on smaller images of the same faces."""
+    views = view(1, Augmentation(contrast=0, brightness=0))
+    context = context_with_spot(120.0, 90.0)
+    half = torch.nn.functional.avg_pool2d(context.permute(0, 3, 1, 2).float(), 2).permute(0, 2, 3, 1).to(torch.uint8)
+    small = warp(half, views, CROP_SIZE // 2)[0].numpy()
+    large = warp(context, views)[0].numpy()
+    np.testing.assert_allclose((centroid(small) + 0.5) * 2 - 0.5, centroid(large), atol=0.2)
+
+
+def test_identity_is_the_plain_crop_exactly(toy_dataset: Toy) -> None:
+    prepared = PreparedFaces(toy_dataset())
+    indices, seeds = np.arange(6), np.arange(6)
+    plain = FaceSource(prepared).batch(indices, seeds)
+    still = FaceSource(prepared, STILL).batch(indices, seeds)
+    np.testing.assert_array_equal(still.crops, plain.crops)
+    np.testing.assert_array_equal(still.landmarks, plain.landmarks)
+    np.testing.assert_array_equal(still.d, plain.d)
+
+
+def test_mirroring_twice_gives_the_face_back(toy_dataset: Toy) -> None:
+    prepared = PreparedFaces(toy_dataset())
+    mirrored = replace(STILL, mirror=1.0).sample_seeded([0])
+    scheme = prepared.scheme
+    once = mirrored.landmarks(prepared.landmarks[:1], scheme)
+    np.testing.assert_allclose(mirrored.landmarks(once, scheme), prepared.landmarks[:1], atol=1e-3)
+    contexts = torch.from_numpy(prepared.context(0)[None])
+    np.testing.assert_array_equal(warp(contexts, mirrored)[0].numpy(), prepared.crop(0)[:, ::-1])
+    flags = np.zeros((1, 68), dtype=bool)
+    flags[0, 36] = True
+    assert mirrored.flags(flags, scheme)[0].nonzero()[0].tolist() == [45]
+
+
+def test_a_mirrored_face_is_a_face_of_the_same_scheme(toy_dataset: Toy) -> None:
+    """The left eye is still on the left of the right one, and the chin below."""
+    prepared = PreparedFaces(toy_dataset())
+    views = replace(STILL, mirror=1.0).sample_seeded(range(6))
+    shapes = views.landmarks(prepared.landmarks, get_scheme(68))
+    assert (shapes[:, 36, 0] < shapes[:, 45, 0]).all()
+    assert (shapes[:, 8, 1] > shapes[:, 27, 1]).all()
+
+
+def test_nme_of_a_viewed_face_is_that_of_the_face(toy_dataset: Toy) -> None:
+    """Lengths and d change alike."""
+    prepared = PreparedFaces(toy_dataset())
+    views = Augmentation().sample_seeded(range(6))
+    x = prepared.landmarks + np.random.default_rng(0).normal(0, 5, prepared.landmarks.shape).astype(np.float32)
+    moved, truth = (views.landmarks(shapes, prepared.scheme) for shapes in (x, prepared.landmarks))
+    np.testing.assert_allclose(
+        nme(moved, truth, prepared.d * views.scales), nme(x, prepared.landmarks, prepared.d), rtol=1e-4
+    )
+
+
+def test_brightness_and_contrast() -> None:
+    grey = torch.full((1, CROP_SIZE + 2 * CONTEXT, CROP_SIZE + 2 * CONTEXT, 3), 100, dtype=torch.uint8)
+    views = STILL.sample_seeded([0])
+    lit = replace(views, gains=np.array([1.2]), offsets=np.array([-10.0]))
+    assert set(warp(grey, lit).unique().tolist()) == {85}  # (100 - 127.5) 1.2 + 127.5 - 10 = 84.5, and half up
+    assert set(warp(grey, replace(views, offsets=np.array([300.0]))).unique().tolist()) == {255}
+
+
+def test_a_view_is_a_function_of_its_seed() -> None:
+    together = Augmentation().sample_seeded([3, 5, 3])
+    alone = Augmentation().sample_seeded([5])
+    np.testing.assert_array_equal(together.matrices[1], alone.matrices[0])
+    np.testing.assert_array_equal(together.matrices[0], together.matrices[2])
+    assert (together.matrices[0] != together.matrices[1]).any()
+
+
+def test_a_warped_face_does_not_depend_on_its_batch(toy_dataset: Toy) -> None:
+    source = FaceSource(PreparedFaces(toy_dataset()), Augmentation())
+    indices, seeds = np.arange(6), np.arange(10, 16)
+    together = source.batch(indices, seeds)
+    for i in range(6):
+        alone = source.batch(indices[i : i + 1], seeds[i : i + 1])
+        np.testing.assert_array_equal(alone.crops[0], together.crops[i])
+        np.testing.assert_array_equal(alone.landmarks[0], together.landmarks[i])
+
+
+def test_ranges_are_kept() -> None:
+    augmentation = Augmentation(rotation=20, scale=0.1, shift=0.05, mirror=0.5)
+    views = augmentation.sample(np.random.default_rng(0), 2000)
+    assert views.scales.min() >= 0.9
+    assert views.scales.max() <= 1.1
+    assert 0.45 < views.mirrored.mean() < 0.55
+    middle = np.full((2000, 1, 2), (CROP_SIZE - 1) / 2, dtype=np.float32)
+    shift = views.landmarks(np.repeat(middle, 19, axis=1), SCHEME_19) - middle
+    assert np.abs(shift).max() <= 0.05 * CROP_SIZE + 1e-3
+    angle = np.rad2deg(np.arctan2(views.matrices[:, 0, 1], views.matrices[:, 1, 1]))
+    assert 19 < np.abs(angle).max() <= 20
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 1.0}, {"mirror": 1.5}, {"rotation": -1.0}], ids=str)
+def test_ranges_that_make_no_sense(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        Augmentation(**wrong)

@@ -1,0 +1,426 @@
+"""FaceAlign-v0 for one face: the rules of an episode, and the two env checkers."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import face_align_env
+from face_align_env import FaceAlignEnv, LearnedHistory
+from face_align_env.augmentation import Augmentation
+from face_align_env.crops import crop_transform, transform_points
+from face_align_env.datasets import FaceDataset
+from face_align_env.prepared import FaceSource, PreparedFaces
+
+Toy = Callable[..., FaceDataset]
+A = 136  # 2K
+
+
+def make(dataset: FaceDataset | FaceSource, **options: Any) -> FaceAlignEnv:
+    env = gym.make("FaceAlign-v0", dataset=dataset, **{"initializer": "mean", **options}).unwrapped
+    assert isinstance(env, FaceAlignEnv)
+    return env
+
+
+def corner(crops: np.ndarray) -> np.ndarray:
+    """An initializer that needs no training split."""
+    return np.zeros((len(crops), 68, 2), dtype=np.float32)
+
+
+def small_action() -> np.ndarray:
+    """Its L1 length is under alpha_2 K = 3 x 68."""
+    return np.full(A, 1.0, dtype=np.float32)
+
+
+def large_action(sign: float = 1.0) -> np.ndarray:
+    return np.full(A, sign * 4.0, dtype=np.float32)
+
+
+@pytest.fixture
+def env(toy_dataset: Toy) -> FaceAlignEnv:
+    return make(toy_dataset())
+
+
+# -- the checkers ------------------------------------------------------------------------------------------------------
+
+STYLE_RECOMMENDATIONS = ("unconventional shape", "symmetric and normalized")
+
+
+@pytest.fixture
+def only_style_warnings() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for message in STYLE_RECOMMENDATIONS:
+            warnings.filterwarnings("ignore", message=f".*{message}.*")
+        yield
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": True}, {"learned_history": True}], ids=str)
+@pytest.mark.usefixtures("only_style_warnings")
+def test_env_checkers_pass(toy_dataset: Toy, options: dict[str, Any]) -> None:
+    # "human" needs pygame; test_rendering.py looks at the render modes one by one
+    gymnasium_check_env(make(toy_dataset(), **options), skip_render_check=True)
+    sb3_check_env(make(toy_dataset(), **options))
+
+
+@pytest.mark.usefixtures("only_style_warnings")
+def test_env_checkers_pass_with_a_learned_history(env: FaceAlignEnv) -> None:
+    # Gymnasium's checker warns of any wrapper whatsoever
+    warnings.filterwarnings("ignore", message=".*different from the unwrapped version.*")
+    gymnasium_check_env(LearnedHistory(env), skip_render_check=True)
+    sb3_check_env(LearnedHistory(env))
+
+
+# -- an episode --------------------------------------------------------------------------------------------------------
+
+
+def test_reset_shows_the_start(env: FaceAlignEnv) -> None:
+    observation, info = env.reset(seed=0)
+    assert observation in env.observation_space
+    assert not observation["history"].any()
+    assert info["iterations"] == 0
+    assert info["nme"] == info["initial_nme"] > 0
+    np.testing.assert_array_equal(info["landmarks"], info["previous_landmarks"])
+    assert "is_success" not in info, "an episode is never over before its first action"
+
+
+def test_step_moves_the_shape_by_the_action(env: FaceAlignEnv) -> None:
+    _, start = env.reset(seed=0)
+    action = np.arange(A, dtype=np.float32) / 10
+    *_, info = env.step(action)
+    np.testing.assert_array_equal(info["previous_landmarks"], start["landmarks"])
+    np.testing.assert_array_equal(info["landmarks"], start["landmarks"] + action.reshape(-1, 2))
+    assert info["initial_nme"] == start["nme"]
+    assert info["iterations"] == 1
+
+
+def test_actions_are_clipped_to_the_box(env: FaceAlignEnv) -> None:
+    _, start = env.reset(seed=0)
+    action = np.zeros(A, dtype=np.float32)
+    action[0], action[1] = 100.0, -np.inf
+    *_, info = env.step(action)
+    np.testing.assert_allclose((info["landmarks"] - start["landmarks"])[0], [32, -32], rtol=1e-6)
+
+
+def test_nme_is_eq_2_with_the_distance_of_the_outer_eye_corners(toy_dataset: Toy) -> None:
+    dataset = toy_dataset("test")
+    env = make(dataset, initializer=corner)
+    _, info = env.reset(options={"index": 2})
+    annotation = dataset.annotation(2)
+    truth = transform_points(crop_transform(annotation.box), annotation.landmarks).astype(np.float64)
+    d = np.hypot(*(truth[36] - truth[45]))
+    expected = np.hypot(*(info["landmarks"] - truth).T).mean() / d
+    assert info["nme"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_history_is_the_latest_actions_newest_first(env: FaceAlignEnv) -> None:
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    actions = [rng.uniform(-32, 32, A).astype(np.float32) for _ in range(5)]
+    for count in range(1, 6):
+        observation, *_ = env.step(actions[count - 1])
+        expected = np.concatenate([*reversed(actions[:count]), np.zeros(512, dtype=np.float32)])[:512] / 32
+        np.testing.assert_array_equal(observation["history"], expected.astype(np.float32))
+
+
+def test_perfect_start_and_small_step_end_the_episode(toy_dataset: Toy) -> None:
+    dataset = toy_dataset()
+    prepared = PreparedFaces(dataset)
+    env = make(dataset, initializer=lambda crops: prepared.landmarks[[3]])
+    _, info = env.reset(options={"index": 3})
+    assert info["nme"] == 0
+    _, reward, terminated, truncated, info = env.step(np.zeros(A, dtype=np.float32))
+    assert (reward, terminated, truncated) == (10.0, True, False)
+    assert info["is_success"] is True
+
+
+def test_oracle_waits_for_a_small_error_and_blind_does_not(toy_dataset: Toy) -> None:
+    for termination, ends in (("oracle", False), ("blind", True)):
+        env = make(toy_dataset(), termination=termination, alpha_1=1e-4)
+        env.reset(seed=0)
+        assert env.step(large_action())[2] is False, "a large action ends nothing"
+        assert env.step(small_action())[2] is ends
+
+
+@pytest.mark.parametrize(("split", "termination"), [("train", "oracle"), ("test", "blind")])
+def test_termination_follows_the_split(toy_dataset: Toy, split: str, termination: str) -> None:
+    env = make(toy_dataset(split), initializer=corner)
+    assert env.task.termination == termination
+
+
+def test_tenth_step_truncates_and_costs_ten(env: FaceAlignEnv) -> None:
+    env.reset(seed=0)
+    for t in range(1, 11):
+        _, reward, terminated, truncated, info = env.step(large_action((-1) ** t))
+        assert not terminated
+        assert truncated is (t == 10)
+        assert (reward == -10) is (t == 10)
+        assert ("is_success" in info) is (t == 10)
+    assert info["is_success"] is False
+    assert info["iterations"] == 10
+
+
+def test_terminal_state_at_the_tenth_step_is_no_timeout(toy_dataset: Toy) -> None:
+    env = make(toy_dataset(), termination="blind")
+    env.reset(seed=0)
+    for t in range(9):
+        env.step(large_action((-1) ** t))
+    _, reward, terminated, truncated, _ = env.step(small_action())
+    assert (reward, terminated, truncated) == (10.0, True, False)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(0.9, 1.0), (0.99, 0.0), (1.1, -1.0)])
+def test_rewards_follow_the_error(toy_dataset: Toy, factor: float, expected: float) -> None:
+    """All landmarks are 10 pixels to the right of the truth, and come to 10 ``factor``."""
+    dataset = toy_dataset()
+    truth = PreparedFaces(dataset).landmarks[[0]]
+    env = make(dataset, initializer=lambda crops: truth + np.float32([10, 0]), alpha_1=0.001)
+    env.reset(options={"index": 0})
+    action = np.zeros((68, 2), dtype=np.float32)
+    action[:, 0] = 10 * (factor - 1)
+    assert env.step(action.ravel())[1] == expected
+
+
+def test_every_parameter_reaches_the_dynamics(toy_dataset: Toy) -> None:
+    env = make(
+        toy_dataset(),
+        alpha_1=0.5,
+        alpha_2=0.1,
+        beta_1=0.2,
+        beta_2=-0.3,
+        max_iterations=2,
+        action_limit=8,
+        patch_size=20,
+    )
+    assert env.observation_space["patches"].shape == (68, 20, 20, 3)
+    assert env.action_space.high.max() == 8
+    assert (env.task.parameters.beta_1, env.task.parameters.beta_2) == (0.2, -0.3)
+    env.reset(seed=0)
+    assert not env.step(np.full(A, 0.2))[2], "an L1 length of 0.4 K is not below alpha_2 K"
+    assert env.step(large_action())[3], "two iterations are the limit"
+
+
+def test_normalizer_and_margin_reach_the_faces(toy_dataset: Toy) -> None:
+    inter_pupil, wide = make(toy_dataset(), normalizer="inter_pupil"), make(toy_dataset(), margin=0.5)
+    plain = make(toy_dataset())
+    assert (inter_pupil.task.source.prepared.d < plain.task.source.prepared.d).all()
+    assert (wide.task.source.prepared.d < plain.task.source.prepared.d).all()
+
+
+# -- which face, and seeds ---------------------------------------------------------------------------------------------
+
+
+def test_training_split_is_played_in_shuffled_passes(env: FaceAlignEnv) -> None:
+    env.reset(seed=1)
+    env.reset(seed=0)
+    passes = [[env.reset()[1]["image_index"] for _ in range(6)] for _ in range(3)]
+    env.reset(seed=0)
+    first = [env.episodes.index[0], *(env.reset()[1]["image_index"] for _ in range(5))]
+    assert sorted(first) == list(range(6))
+    assert len({tuple(order) for order in passes}) == 3
+
+
+def test_test_split_is_played_in_order(toy_dataset: Toy) -> None:
+    env = make(toy_dataset("test", size=3), initializer=corner)
+    assert [env.reset()[1]["image_index"] for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert env.reset(seed=4)[1]["image_index"] == 0, "a seed begins the order anew"
+
+
+def test_index_chooses_the_face_and_leaves_the_pass_alone(toy_dataset: Toy) -> None:
+    env = make(toy_dataset("test"), initializer=corner)
+    indices = [env.reset(options=options)[1]["image_index"] for options in ({}, {"index": 5}, None, {"index": 0}, None)]
+    assert indices == [0, 5, 1, 0, 2]
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_seed_determines_everything(toy_dataset: Toy, augment: bool) -> None:
+    def play() -> list[Any]:
+        env = make(toy_dataset(), augment=augment)
+        rng = np.random.default_rng(0)
+        seen = [env.reset(seed=7)]
+        for _ in range(3):
+            seen.append(env.step(rng.normal(0, 4, A)))
+        return [*seen, env.reset()]
+
+    for one, other in zip(play(), play(), strict=True):
+        np.testing.assert_equal(one, other)
+
+
+def test_views_differ_from_episode_to_episode(toy_dataset: Toy) -> None:
+    env = make(toy_dataset(), augment=True)
+    first = env.reset(seed=0, options={"index": 1})
+    second = env.reset(options={"index": 1})
+    assert first[1]["view_seed"] != second[1]["view_seed"]
+    assert (first[0]["patches"] != second[0]["patches"]).any()
+
+
+def test_index_and_view_seed_identify_the_crop(toy_dataset: Toy) -> None:
+    env = make(toy_dataset(), augment=True)
+    _, info = env.reset(seed=3)
+    crops = env.task.source.crops(np.array([info["image_index"]]), np.array([info["view_seed"]]))
+    np.testing.assert_array_equal(env.episodes.padded[:, 30:-30, 30:-30], crops)
+
+
+def test_what_was_returned_stays_as_it_was(env: FaceAlignEnv) -> None:
+    observation, info = env.reset(seed=0)
+    kept = [observation["patches"].copy(), observation["history"].copy(), info["landmarks"].copy()]
+    action = large_action()
+    env.step(action)
+    env.reset()
+    np.testing.assert_equal([observation["patches"], observation["history"], info["landmarks"]], kept)
+    np.testing.assert_array_equal(action, large_action())
+
+
+# -- where the episode starts ------------------------------------------------------------------------------------------
+
+
+def test_mean_start_is_the_mean_of_the_training_split(toy_dataset: Toy) -> None:
+    env = make(toy_dataset("train"))
+    _, info = env.reset(seed=0)
+    np.testing.assert_allclose(info["landmarks"], PreparedFaces(toy_dataset("train")).landmarks.mean(0), rtol=1e-4)
+
+
+def test_mean_start_of_a_named_test_split_is_that_of_its_training_split() -> None:
+    envs = [
+        gym.make("FaceAlign-v0", split=split, dataset_options={"size": 4}, initializer="mean")
+        for split in ("train", "test")
+    ]
+    starts = [env.reset()[1]["landmarks"] for env in envs]
+    np.testing.assert_array_equal(*starts)
+
+
+def test_mean_start_needs_the_training_split(toy_dataset: Toy) -> None:
+    with pytest.raises(ValueError, match="comes from the training split"):
+        make(toy_dataset("test"), initializer="mean")
+
+
+def test_gen_without_weights_warns_and_starts_from_the_mean(toy_dataset: Toy, monkeypatch: Any) -> None:
+    monkeypatch.setattr("face_align_env.episodes.released_gen", lambda scheme: None)
+    with pytest.warns(UserWarning, match="face-align pretrain gen") as caught:
+        env = gym.make("FaceAlign-v0", dataset=toy_dataset())
+    assert len([each for each in caught if "pretrain gen" in str(each.message)]) == 1
+    np.testing.assert_array_equal(env.reset()[1]["landmarks"], PreparedFaces(toy_dataset()).mean_shape())
+
+
+@pytest.mark.parametrize("shape", [(1, 68), (1, 29, 2)], ids=str)
+def test_initializer_must_give_shapes(toy_dataset: Toy, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"finite shapes \(1, 68, 2\)"):
+        make(toy_dataset(), initializer=lambda crops: np.zeros(shape)).reset()
+
+
+def test_initializer_must_give_numbers(toy_dataset: Toy) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        make(toy_dataset(), initializer=lambda crops: np.full((1, 68, 2), np.nan)).reset()
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_actions_are_refused(env: FaceAlignEnv) -> None:
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"shape \(136,\).*got \(135,\)"):
+        env.step(np.zeros(135))
+    with pytest.raises(ValueError, match="1 NaN"):
+        env.step(np.r_[np.nan, np.zeros(135)])
+    assert env.step(small_action())[4]["iterations"] == 1, "a refused action changes nothing"
+
+
+def test_an_episode_must_begin_and_not_be_over(toy_dataset: Toy) -> None:
+    env = make(toy_dataset(), max_iterations=1)
+    with pytest.raises(ResetNeeded):
+        env.step(large_action())
+    env.reset()
+    env.step(large_action())
+    with pytest.raises(ResetNeeded):
+        env.step(large_action())
+
+
+@pytest.mark.parametrize("index", [-1, 6])
+def test_there_must_be_such_a_face(env: FaceAlignEnv, index: int) -> None:
+    with pytest.raises(ValueError, match=f"0 to 5, got {index}"):
+        env.reset(options={"index": index})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"termination": "never"}, "oracle, blind"),
+        ({"action_limit": 0.0}, "action_limit"),
+        ({"normalizer": "nose"}, "inter_ocular"),
+        ({"initializer": "nowhere.safetensors"}, "nowhere"),
+        ({"landmarks": 29}, "dataset's name"),
+    ],
+    ids=str,
+)
+def test_wrong_keywords_are_refused(toy_dataset: Toy, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(toy_dataset(), **options)
+
+
+def test_unknown_keywords_are_refused(toy_dataset: Toy) -> None:
+    with pytest.raises(TypeError, match="alpha_3"):
+        make(toy_dataset(), alpha_3=1)
+
+
+def test_a_source_brings_its_own_augmentation(toy_dataset: Toy) -> None:
+    source = FaceSource(PreparedFaces(toy_dataset()), Augmentation())
+    assert make(source).task.source is source
+    with pytest.raises(ValueError, match="leave them out"):
+        make(source, augment=True)
+
+
+# -- the package -------------------------------------------------------------------------------------------------------
+
+
+def test_importing_the_package_is_cheap() -> None:
+    program = (
+        "import sys, time; start = time.perf_counter(); import face_align_env; took = time.perf_counter() - start\n"
+        "heavy = {'torch', 'cv2', 'stable_baselines3', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "import face_align_env.env, face_align_env.vector_env\n"
+        "print(took, sorted(heavy), 'torch' in sys.modules)"
+    )
+    outcomes = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split(" ", 1)
+        for _ in range(3)
+    ]
+    assert {rest.strip() for _, rest in outcomes} == {"[] False"}
+    assert min(float(took) for took, _ in outcomes) < 0.5
+
+
+def test_names_of_the_package() -> None:
+    for name in face_align_env.__all__:
+        assert callable(getattr(face_align_env, name))
+        assert name in dir(face_align_env)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = face_align_env.nothing
+
+
+def test_the_module_prefix_registers_the_environment() -> None:
+    program = (
+        "import gymnasium as gym\n"
+        "print(gym.make('face_align_env:FaceAlign-v0', dataset_options={'size': 2}, initializer='mean').reset(seed=0)[1]"
+        "['iterations'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
+
+
+def test_snippets_in_the_docstring_run() -> None:
+    finder = doctest.DocTestFinder(recurse=False)
+    runner = doctest.DocTestRunner()
+    for test in finder.find(FaceAlignEnv, "FaceAlignEnv", globs={}):
+        runner.run(test)
+    results = runner.summarize(verbose=False)
+    assert results.attempted > 0
+    assert results.failed == 0

@@ -1,0 +1,171 @@
+"""Pictures of shapes, patches and episodes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import DependencyNotInstalled, ResetNeeded
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import RecordVideo
+from gymnasium.wrappers.vector import RecordVideo as RecordVideos
+
+from face_align_env import rendering
+from face_align_env.datasets import FaceDataset
+from face_align_env.landmarks import SCHEMES
+
+Toy = Callable[..., FaceDataset]
+CROP = np.full((256, 256, 3), 90, dtype=np.uint8)
+
+
+def make(dataset: FaceDataset, render_mode: str | None = "rgb_array", **options: Any) -> gym.Env[Any, Any]:
+    return gym.make("FaceAlign-v0", dataset=dataset, initializer="mean", render_mode=render_mode, **options)
+
+
+# -- pure functions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", sorted(SCHEMES))
+def test_shapes_of_each_scheme_are_drawn_on_a_copy(k: int) -> None:
+    picture = rendering.enlarge(CROP)
+    shape = np.random.default_rng(0).uniform(50, 200, (k, 2)).astype(np.float32)
+    drawn = rendering.draw_shape(picture, shape, SCHEMES[k])
+    assert (picture == 90).all()
+    assert (drawn != picture).any()
+    columns, rows = (2 * shape + 0.5).round().astype(int).T
+    np.testing.assert_array_equal(drawn[rows, columns], np.tile(rendering.CURRENT, (k, 1)))
+
+
+def test_shapes_far_outside_do_no_harm() -> None:
+    shape = np.full((68, 2), 1e9, dtype=np.float32)
+    drawn = rendering.draw_shape(rendering.enlarge(CROP), shape, SCHEMES[68])
+    assert (rendering.draw_windows(drawn, shape) == 90).all()
+
+
+def test_window_encloses_its_patch() -> None:
+    drawn = rendering.draw_windows(rendering.enlarge(CROP), np.array([[100, 120]], np.float32), patch_size=30)
+    rows, columns = np.nonzero((drawn != 90).any(axis=2))
+    centre = 2 * np.array([100, 120]) + 0.5
+    np.testing.assert_allclose([columns.min(), columns.max()], centre[0] + np.array([-30, 30]), atol=1.5)
+    np.testing.assert_allclose([rows.min(), rows.max()], centre[1] + np.array([-30, 30]), atol=1.5)
+
+
+def test_trajectory_joins_the_first_shape_to_the_last() -> None:
+    first = np.random.default_rng(0).uniform(60, 190, (68, 2)).astype(np.float32)
+    drawn = rendering.draw_trajectory(rendering.enlarge(CROP), [first, first + 10], SCHEMES[68])
+    columns, rows = (2 * (first + 10) + 0.5).round().astype(int).T
+    np.testing.assert_array_equal(drawn[rows, columns], np.tile(rendering.CURRENT, (68, 1)))
+    assert (np.abs(drawn.astype(int) - rendering.INITIAL).sum(axis=2) < 30).any()
+
+
+def test_patch_grid_shows_every_patch() -> None:
+    patches = np.random.default_rng(0).integers(1, 256, (5, 30, 30, 3), dtype=np.uint8)
+    grid = rendering.patch_grid(patches, columns=2)
+    assert grid.shape == (92, 61, 3)
+    np.testing.assert_array_equal(grid[:30, :30], patches[0])
+    np.testing.assert_array_equal(grid[31:61, 31:], patches[3])
+    np.testing.assert_array_equal(grid[62:, :30], patches[4])
+    assert (grid[62:, 31:] == 0).all()
+
+
+def test_episode_sheet_puts_frames_side_by_side() -> None:
+    frames = [np.full((20, 30, 3), value, dtype=np.uint8) for value in (10, 20, 30)]
+    sheet = rendering.episode_sheet(frames, gap=4)
+    assert sheet.shape == (20, 98, 3)
+    assert [int(sheet[0, x, 0]) for x in (0, 34, 68, 31)] == [10, 20, 30, 255]
+    assert rendering.episode_sheet(frames, columns=2, gap=4).shape == (44, 64, 3)
+
+
+# -- the environment's pictures ----------------------------------------------------------------------------------------
+
+
+def test_picture_changes_with_the_state(toy_dataset: Toy) -> None:
+    env = make(toy_dataset())
+    env.reset(seed=0)
+    first = env.render()
+    assert isinstance(first, np.ndarray)
+    assert first.shape == (512, 512, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, env.render())
+    env.step(np.full(136, 4.0, dtype=np.float32))
+    assert (env.render() != first).any()
+
+
+def test_vector_environment_gives_the_pictures_of_its_slots(toy_dataset: Toy) -> None:
+    dataset = toy_dataset()
+    envs = gym.make_vec("FaceAlign-v0", num_envs=2, dataset=dataset, initializer="mean", render_mode="rgb_array")
+    envs.reset(seed=0)
+    envs.step(np.full((2, 136), 4.0, dtype=np.float32))
+    frames = envs.render()
+    assert frames is not None
+    for j, frame in enumerate(frames):
+        env = make(dataset)
+        env.reset(seed=j)
+        env.step(np.full(136, 4.0, dtype=np.float32))
+        np.testing.assert_array_equal(frame, env.render())
+
+
+def test_gymnasium_is_content_with_the_pictures(toy_dataset: Toy) -> None:
+    with pytest.warns(UserWarning) as caught:
+        check_env(make(toy_dataset()).unwrapped, skip_render_check="pygame" not in sys.modules, skip_close_check=False)
+    assert not [each for each in caught if "render" in str(each.message)]
+
+
+def test_rendering_needs_a_mode_and_an_episode(toy_dataset: Toy) -> None:
+    env = make(toy_dataset(), render_mode=None)
+    env.reset()
+    with pytest.warns(UserWarning, match="render mode"):
+        assert env.render() is None
+    with pytest.raises(ResetNeeded):
+        make(toy_dataset()).unwrapped.render()
+
+
+def test_human_without_pygame_says_what_to_install(toy_dataset: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    env = make(toy_dataset(), render_mode="human")
+    with pytest.raises(DependencyNotInstalled, match=r"face-align-env\[human\]"):
+        env.reset()
+    env.close()
+
+
+def test_human_shows_the_picture_in_a_window(toy_dataset: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    pygame = pytest.importorskip("pygame")
+    monkeypatch.setitem(gym.make("FaceAlign-v0", dataset=toy_dataset(), initializer="mean").metadata, "render_fps", 0)
+    env, reference = make(toy_dataset(), render_mode="human"), make(toy_dataset())
+    for each in (env, reference):
+        each.reset(seed=0)
+        each.step(np.full(136, 4.0, dtype=np.float32))
+    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+    np.testing.assert_array_equal(shown, reference.render())
+    env.close()
+    env.close()
+    assert not pygame.display.get_init()
+
+
+def test_record_video(toy_dataset: Toy, tmp_path: Path) -> None:
+    env = RecordVideo(make(toy_dataset()), str(tmp_path / "single"), episode_trigger=lambda episode: True)
+    env.reset(seed=0)
+    while not any(env.step(np.full(136, 4.0, dtype=np.float32))[2:4]):
+        pass
+    env.close()
+    assert [path.stat().st_size > 0 for path in (tmp_path / "single").glob("*.mp4")] == [True]
+
+
+def test_record_video_of_the_vector_environment(toy_dataset: Toy, tmp_path: Path) -> None:
+    envs = RecordVideos(
+        gym.make_vec("FaceAlign-v0", num_envs=2, dataset=toy_dataset(), initializer="mean", render_mode="rgb_array"),
+        str(tmp_path / "vector"),
+        video_length=4,
+        step_trigger=lambda step: step == 0,
+    )
+    envs.reset(seed=0)
+    for _ in range(6):
+        envs.step(np.full((2, 136), 4.0, dtype=np.float32))
+    envs.close()
+    assert [path.stat().st_size > 0 for path in (tmp_path / "vector").glob("*.mp4")] == [True]

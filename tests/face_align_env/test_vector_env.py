@@ -1,0 +1,289 @@
+"""FaceAlignVectorEnv plays what single environments play, to the bit, by Gymnasium's rules."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from face_align_env import FaceAlignEnv, FaceAlignVectorEnv, LearnedHistory
+from face_align_env.datasets import FaceDataset
+from face_align_env.prepared import FaceSource, PreparedFaces
+
+Toy = Callable[..., FaceDataset]
+N = 3
+MODES = pytest.mark.parametrize("mode", list(AutoresetMode))
+
+
+def vector(dataset: FaceDataset | FaceSource, num_envs: int = N, **options: Any) -> FaceAlignVectorEnv:
+    env = gym.make_vec("FaceAlign-v0", num_envs=num_envs, dataset=dataset, **{"initializer": "mean", **options})
+    assert isinstance(env, FaceAlignVectorEnv)
+    return env
+
+
+def singles(dataset: FaceDataset | FaceSource, mode: AutoresetMode, num_envs: int = N, **options: Any) -> SyncVectorEnv:
+    """N single environments behind Gymnasium's own vector environment."""
+    options = {"initializer": "mean", **options}
+    return SyncVectorEnv([lambda: FaceAlignEnv(dataset=dataset, **options)] * num_envs, autoreset_mode=mode)
+
+
+def corner(crops: np.ndarray) -> np.ndarray:
+    return np.zeros((len(crops), 68, 2), dtype=np.float32)
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal to the bit, in type and dtype too."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, tuple):
+        for each, its_other in zip(one, other, strict=True):
+            assert_same(each, its_other)
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        if one.dtype == object:
+            assert_same(tuple(one), tuple(other))
+        else:
+            np.testing.assert_array_equal(one, other)
+    else:
+        assert one == other
+
+
+def random_actions(rng: np.random.Generator, like: np.ndarray) -> np.ndarray:
+    """Large and small ones, so that episodes end in both ways."""
+    size = rng.choice([0.5, 8.0], size=(len(like), 1))
+    return (rng.normal(size=like.shape) * size).astype(np.float32)
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({}, 1000), ({"augment": True, "termination": "blind"}, 60), ({"learned_history": True, "termination": "blind"}, 200)],
+    ids=str,
+)
+def test_agrees_with_single_environments_to_the_bit(
+    toy_dataset: Toy, mode: AutoresetMode, options: dict[str, Any], steps: int
+) -> None:
+    dataset = toy_dataset()
+    ours, theirs = vector(dataset, autoreset_mode=mode, **options), singles(dataset, mode, **options)
+    assert ours.observation_space == theirs.observation_space
+    assert ours.action_space == theirs.action_space
+    assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"]
+    rng = np.random.default_rng(0)
+    assert_same(ours.reset(seed=5), theirs.reset(seed=5))
+    ends = np.zeros(2, dtype=int)
+    for _ in range(steps // N + 1):
+        actions = random_actions(rng, ours.action_space.low)
+        outcome, expected = ours.step(actions), theirs.step(actions)
+        assert_same(outcome, expected)
+        terminated, truncated = outcome[2], outcome[3]
+        ends += terminated.sum(), truncated.sum()
+        if mode == AutoresetMode.DISABLED and (terminated | truncated).any():
+            mask = terminated | truncated
+            ended = [{"reset_mask": mask.copy()} for _ in range(2)]
+            assert_same(ours.reset(options=ended[0]), theirs.reset(options=ended[1]))
+    assert ends[0] > 0, "no episode has terminated: the test proves too little"
+    assert_same(ours.np_random_seed, theirs.np_random_seed)
+
+
+def test_both_ways_to_end_were_compared(toy_dataset: Toy) -> None:
+    env = vector(toy_dataset(), alpha_1=1e-6)
+    env.reset(seed=0)
+    for t in range(1, 11):
+        *_, terminated, truncated, infos = env.step(np.full((N, 136), (-1) ** t * 4.0))
+    assert truncated.all()
+    assert not terminated.any()
+    assert infos["_is_success"].all()
+    assert not infos["is_success"].any()
+
+
+@MODES
+def test_timeouts_agree_with_single_environments(toy_dataset: Toy, mode: AutoresetMode) -> None:
+    options: dict[str, Any] = {"alpha_1": 1e-6, "max_iterations": 3}
+    ours, theirs = vector(toy_dataset(), autoreset_mode=mode, **options), singles(toy_dataset(), mode, **options)
+    rng = np.random.default_rng(0)
+    assert_same(ours.reset(seed=5), theirs.reset(seed=5))
+    for _ in range(3 if mode == AutoresetMode.DISABLED else 20):
+        actions = random_actions(rng, ours.action_space.low)
+        assert_same(ours.step(actions), theirs.step(actions))
+
+
+def test_slots_of_a_test_split_each_go_through_it_in_order(toy_dataset: Toy) -> None:
+    dataset = toy_dataset("test", size=2)
+    ours, theirs = vector(dataset, initializer=corner), singles(dataset, AutoresetMode.NEXT_STEP, initializer=corner)
+    assert_same(ours.reset(seed=0), theirs.reset(seed=0))
+    for expected in (1, 0, 1):
+        observations, infos = ours.reset()
+        assert_same((observations, infos), theirs.reset())
+        assert infos["image_index"].tolist() == [expected] * N
+
+
+def test_next_step_ignores_the_action_of_a_slot_that_begins(toy_dataset: Toy) -> None:
+    env = vector(toy_dataset(), max_iterations=1, alpha_1=1e-6)
+    env.reset(seed=0)
+    actions = np.full((N, 136), 4.0, dtype=np.float32)
+    *_, truncated, infos = env.step(actions)
+    assert truncated.all()
+    assert infos["iterations"].tolist() == [1, 1, 1]
+    observations, rewards, terminated, truncated, infos = env.step(actions)
+    assert not (terminated | truncated).any()
+    assert not rewards.any()
+    assert not observations["history"].any()
+    assert infos["iterations"].tolist() == [0, 0, 0]
+
+
+def test_same_step_gives_the_last_observation_and_the_next_start(toy_dataset: Toy) -> None:
+    env = vector(toy_dataset(), max_iterations=1, alpha_1=1e-6, autoreset_mode="SameStep")
+    env.reset(seed=0)
+    observations, _, _, truncated, infos = env.step(np.full((N, 136), 4.0, dtype=np.float32))
+    assert truncated.all()
+    assert infos["final_info"]["iterations"].tolist() == [1, 1, 1]
+    assert infos["iterations"].tolist() == [0, 0, 0]
+    assert (infos["final_obs"][0]["history"][:136] == 0.125).all()
+    assert not observations["history"].any()
+
+
+def test_without_autoreset_a_finished_slot_must_be_reset(toy_dataset: Toy) -> None:
+    env = vector(toy_dataset(), max_iterations=1, alpha_1=1e-6, autoreset_mode=AutoresetMode.DISABLED)
+    env.reset(seed=0)
+    env.step(np.full((N, 136), 4.0))
+    with pytest.raises(ResetNeeded, match=r"\[0, 1, 2\]"):
+        env.step(np.zeros((N, 136)))
+    env.reset(options={"reset_mask": np.array([True, True, False])})
+    with pytest.raises(ResetNeeded, match=r"\[2\]"):
+        env.step(np.zeros((N, 136)))
+    env.reset(options={"reset_mask": np.array([False, False, True])})
+    env.step(np.zeros((N, 136)))
+
+
+def test_reset_mask_leaves_the_other_slots_alone(toy_dataset: Toy) -> None:
+    env = vector(toy_dataset(), alpha_1=1e-6, autoreset_mode=AutoresetMode.DISABLED)
+    env.reset(seed=0)
+    before, *_ = env.step(np.full((N, 136), 4.0, dtype=np.float32))
+    options = {"reset_mask": np.array([False, True, False])}
+    after, infos = env.reset(options=options)
+    assert "reset_mask" in options, "the caller's options are the caller's"
+    assert infos["_nme"].tolist() == [False, True, False]
+    assert infos["nme"].tolist()[::2] == [0, 0]
+    np.testing.assert_array_equal(before["patches"][[0, 2]], after["patches"][[0, 2]])
+    assert not after["history"][1].any()
+    assert env.episodes.t.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("mask", "error"),
+    [
+        ([True] * N, TypeError),
+        (np.ones(N), TypeError),
+        (np.ones(N + 1, dtype=bool), ValueError),
+        (np.zeros(N, dtype=bool), ValueError),
+    ],
+    ids=["list", "float", "long", "empty"],
+)
+def test_wrong_reset_masks_are_refused(toy_dataset: Toy, mask: Any, error: type[Exception]) -> None:
+    env = vector(toy_dataset(), autoreset_mode=AutoresetMode.DISABLED)
+    env.reset(seed=0)
+    with pytest.raises(error, match="reset_mask"):
+        env.reset(options={"reset_mask": mask})
+
+
+def test_index_chooses_faces(toy_dataset: Toy) -> None:
+    env = vector(toy_dataset())
+    assert env.reset(options={"index": 4})[1]["image_index"].tolist() == [4, 4, 4]
+    assert env.reset(options={"index": [2, 0, 5]})[1]["image_index"].tolist() == [2, 0, 5]
+    assert env.reset(options={"index": np.array([1, 1, 3])})[1]["image_index"].tolist() == [1, 1, 3]
+    with pytest.raises(ValueError, match="each of the 3 slots; got 2"):
+        env.reset(options={"index": [1, 2]})
+    with pytest.raises(ValueError, match="0 to 5"):
+        env.reset(options={"index": [1, 2, 6]})
+
+
+def test_each_slot_can_have_its_own_seed(toy_dataset: Toy) -> None:
+    env = vector(toy_dataset())
+    one, _ = env.reset(seed=[4, None, 6])
+    other, _ = env.reset(seed=4)
+    np.testing.assert_array_equal(one["patches"][[0, 2]], other["patches"][[0, 2]])
+    with pytest.raises(ValueError, match="3 slots, got 2"):
+        env.reset(seed=[1, 2])
+
+
+def test_what_was_returned_stays_as_it_was(toy_dataset: Toy) -> None:
+    env = vector(toy_dataset())
+    observations, infos = env.reset(seed=0)
+    kept = observations["history"].copy(), observations["patches"].copy(), infos["landmarks"].copy()
+    env.step(np.full((N, 136), 4.0))
+    assert_same((observations["history"], observations["patches"], infos["landmarks"]), kept)
+
+
+def test_wrong_actions_and_too_early_steps_are_refused(toy_dataset: Toy) -> None:
+    env = vector(toy_dataset(), render_mode="rgb_array")
+    for too_early in (lambda: env.step(np.zeros((N, 136))), env.render):
+        with pytest.raises(ResetNeeded):
+            too_early()
+    with pytest.raises(ResetNeeded, match="all slots"):
+        env.reset(options={"reset_mask": np.array([True, False, False])})
+    env.reset()
+    with pytest.raises(ValueError, match=r"shape \(3, 136\).*got \(136,\)"):
+        env.step(np.zeros(136))
+    with pytest.raises(ValueError, match="136 NaN"):
+        env.step(np.stack([np.zeros(136), np.full(136, np.nan), np.zeros(136)]))
+    with pytest.raises(ValueError, match="num_envs"):
+        FaceAlignVectorEnv(0)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "vector_entry_point"])
+def test_make_vec(toy_dataset: Toy, mode: str) -> None:
+    dataset = toy_dataset()
+    reference = vector(dataset)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # forking a process that has started threads, as torch has by now in a whole test run
+        warnings.filterwarnings("ignore", message=".*multi-threaded.*")
+        env = gym.make_vec("FaceAlign-v0", num_envs=N, vectorization_mode=mode, dataset=dataset, initializer="mean")
+    try:
+        for _ in range(2):
+            observations, infos = env.reset(seed=3)
+            expected, expected_infos = reference.reset(seed=3)
+            assert_same(dict(observations), expected)
+            assert_same(infos, expected_infos)
+        actions = np.random.default_rng(0).normal(0, 4, (N, 136)).astype(np.float32)
+        outcome, expected_outcome = env.step(actions), reference.step(actions)
+        assert_same(outcome[1:], expected_outcome[1:])
+    finally:
+        env.close()
+
+
+def test_make_vec_with_a_learned_history(toy_dataset: Toy) -> None:
+    options: dict[str, Any] = {"num_envs": N, "dataset": toy_dataset(), "initializer": "mean"}
+    wrapped = gym.make_vec("FaceAlign-v0", vectorization_mode="sync", wrappers=[LearnedHistory], **options)
+    ours = gym.make_vec("FaceAlign-v0", learned_history=True, **options)
+    assert ours.action_space == wrapped.action_space
+    assert_same(ours.reset(seed=0), wrapped.reset(seed=0))
+    actions = ours.action_space.sample()
+    assert_same(ours.step(actions), wrapped.step(actions))
+
+
+def test_slots_share_one_source(toy_dataset: Toy) -> None:
+    source = FaceSource(PreparedFaces(toy_dataset()))
+    assert vector(source).task.source is source
+
+
+def test_initializer_is_called_once_for_all_faces(toy_dataset: Toy) -> None:
+    calls: list[int] = []
+
+    def initializer(crops: np.ndarray) -> np.ndarray:
+        calls.append(len(crops))
+        return corner(crops)
+
+    env = vector(toy_dataset(), num_envs=5, initializer=initializer)
+    env.reset(seed=0)
+    assert calls == [5]
