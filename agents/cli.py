@@ -122,8 +122,8 @@ def pretrain_lrn(
     fabric = make_fabric(device, precision, devices)
     faces = recipes.FacesOnDevice(_data(dataset, root, landmarks, option), fabric.device)
     _announce(
-        f"LRN ({chosen.lrn}), {iterations} iterations from {from_}, on {dataset}, {len(faces.prepared('train'))} faces, "
-        f"{config}, on {fabric.device}"
+        f"LRN ({chosen.lrn}), {iterations} iterations from {from_}, on {dataset}, "
+        f"{len(faces.prepared('train'))} faces, {config}, on {fabric.device}"
     )
     start = gen if from_ == "gen" else None
     error = recipes.pretrain_lrn(faces, chosen.lrn, config, output, fabric, start, iterations)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class DCRN(DDPG):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"DCRNPolicy": DCRNPolicy}
-    policy: DCRNPolicy  # type: ignore[assignment]
+    policy: DCRNPolicy
 
     def __init__(
         self,
@@ -191,14 +191,15 @@ class DCRN(DDPG):
         for _ in range(gradient_steps):
             self._n_updates += 1
             data = self.replay_buffer.sample(batch_size)  # type: ignore[union-attr]
-            obs, next_obs = data.observations, data.next_observations
-            codes, next_codes = policy.shared_codes(obs), policy.shared_codes(next_obs)  # type: ignore[arg-type]
+            obs = cast(dict[str, torch.Tensor], data.observations)
+            next_obs = cast(dict[str, torch.Tensor], data.next_observations)
+            codes, next_codes = policy.shared_codes(obs), policy.shared_codes(next_obs)
 
             with torch.no_grad():
                 next_actions = policy.actor_target(next_obs, next_codes)
-                next_q = policy.critic_target.q1_forward(next_obs, next_actions, next_codes)  # type: ignore[arg-type]
+                next_q = policy.critic_target.q1_forward(next_obs, next_actions, next_codes)
                 y = data.rewards + (1 - data.dones) * self.gamma * next_q
-            q = policy.critic.q1_forward(obs, data.actions, codes)  # type: ignore[arg-type]
+            q = policy.critic.q1_forward(obs, data.actions, codes)
             critic_loss = functional.mse_loss(q, y)
             policy.critic.optimizer.zero_grad()
             critic_loss.backward()
@@ -207,20 +208,18 @@ class DCRN(DDPG):
 
             if self._n_updates > self.critic_warmup:
                 actions = policy.actor(obs, codes)
-                q = policy.critic.q1_forward(obs, actions, codes)  # type: ignore[arg-type]
+                q = policy.critic.q1_forward(obs, actions, codes)
                 actor_loss = -q.mean()
                 if self.imitation_weight > 0:
                     with torch.no_grad():
-                        following = policy.reference.trunk.remember(
-                            policy.reference.trunk.encode(obs["patches"]) if codes is None else codes, obs["history"]
-                        )
-                        pretrained = policy.reference.increment(following)
-                    deviation = policy.lrn_config.action_limit * actions[:, :size] - pretrained
+                        pretrained = policy.reference(obs, codes)
+                    deviation = policy.lrn_config.action_limit * (actions - pretrained)[:, :size]
                     imitation = deviation.square().mean()
                     actor_loss = actor_loss / q.detach().abs().mean() + self.imitation_weight * imitation
                     losses["imitation"].append(imitation.item())
                 policy.actor.optimizer.zero_grad()
-                actor_loss.backward()
+                # The critic's gradients are not wanted here.
+                actor_loss.backward(inputs=[p for p in policy.actor.parameters() if p.requires_grad])
                 policy.actor.optimizer.step()
                 losses["actor_loss"].append(actor_loss.item())
             losses["q"].append(q.mean().item())

@@ -145,13 +145,13 @@ class DCRNPolicy(TD3Policy):
         )
 
     def _build(self, lr_schedule: Schedule) -> None:
-        lrn = LRN(self.lrn_config)
-        self.reference = lrn.requires_grad_(False)
+        self.reference = self.make_actor()
+        self.reference.requires_grad_(False)
         self.actor, self.actor_target, self.critic, self.critic_target = (
             self.make_actor(), self.make_actor(), self.make_critic(), self.make_critic(),
         )  # fmt: skip
-        self.start_from(lrn)
-        rate = lr_schedule(1)  # type: ignore[call-arg]
+        self.start_from(self.reference.lrn)
+        rate = lr_schedule(1)
         for network in (self.actor, self.critic):
             parameters = [p for p in network.parameters() if p.requires_grad]
             network.optimizer = self.optimizer_class(parameters, lr=rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -178,14 +178,13 @@ class DCRNPolicy(TD3Policy):
         if lrn.config != self.lrn_config:
             raise ValueError(f"The policy was built for {self.lrn_config}, the pretrained LRN is {lrn.config}.")
         state = copy.deepcopy(lrn.state_dict())
-        self.reference.load_state_dict(state)
-        for actor in (self.actor, self.actor_target):
+        for actor in (self.reference, self.actor, self.actor_target):
             actor.lrn.load_state_dict(state)
-        self.critic.trunk.load_state_dict(self.reference.trunk.state_dict())
+        self.critic.trunk.load_state_dict(self.reference.lrn.trunk.state_dict())
         self.critic_target.load_state_dict(self.critic.state_dict())
         if self.freeze_encoder:
             # One encoder serves all: its codes are computed once an update.
-            encoder = self.reference.trunk.encoder
+            encoder = self.reference.lrn.trunk.encoder
             for trunk in (
                 self.actor.lrn.trunk,
                 self.actor_target.lrn.trunk,
@@ -199,7 +198,7 @@ class DCRNPolicy(TD3Policy):
         if not self.freeze_encoder:
             return None
         with torch.no_grad():
-            return self.reference.trunk.encode(obs["patches"])
+            return self.reference.lrn.trunk.encode(obs["patches"])
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

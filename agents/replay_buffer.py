@@ -29,7 +29,8 @@ class FaceReplayBuffer(ReplayBuffer):
     :param n_envs: number of environments
     :param optimize_memory_usage: must be False, there is nothing left to save
     :param handle_timeout_termination: bootstrap past the 10-iteration limit; Algorithm 1 does not
-    :param faces: where the environment's faces come from, ``env.unwrapped.task.source``; :class:`~agents.dcrn.DCRN` sets it by itself
+    :param faces: where the environment's faces come from, ``env.unwrapped.task.source``;
+        :class:`~agents.dcrn.DCRN` sets it by itself
     :raises ValueError: the spaces are not FaceAlign-v0's
     """
 
@@ -113,7 +114,8 @@ class FaceReplayBuffer(ReplayBuffer):
     ) -> DictReplayBufferSamples:
         if self.faces is None:
             raise ValueError(
-                "FaceReplayBuffer does not know the faces. Pass replay_buffer_kwargs=dict(faces=env.unwrapped.task.source)."
+                "FaceReplayBuffer does not know the faces. "
+                "Pass replay_buffer_kwargs=dict(faces=env.unwrapped.task.source)."
             )
         at = batch_inds, np.random.randint(0, self.n_envs, size=len(batch_inds))
         padded = pad_crops(self.faces.crops(self.indices[at], self.seeds[at]), self.patch_size)
@@ -131,9 +133,9 @@ class FaceReplayBuffer(ReplayBuffer):
             actions = np.concatenate([actions, self.next_history[at]], axis=1)
         rewards = self._normalize_reward(self.rewards[at][:, None], env)
         return DictReplayBufferSamples(
-            observations=observe(self.landmarks, self.history),  # type: ignore[arg-type]
+            observations=observe(self.landmarks, self.history),
             actions=torch.from_numpy(actions).to(self.device),
-            next_observations=observe(self.next_landmarks, self.next_history),  # type: ignore[arg-type]
+            next_observations=observe(self.next_landmarks, self.next_history),
             dones=torch.from_numpy((self.dones[at] * (1 - self.timeouts[at]))[:, None]).to(self.device),
             rewards=torch.from_numpy(rewards).to(self.device),
         )

@@ -60,7 +60,7 @@ class _Checkpoints(BaseCallback):
         self._bar = tqdm(total=self.total, initial=self.num_timesteps, desc="DCRN", unit="step")
 
     def _on_step(self) -> bool:
-        assert self._bar is not None and isinstance(self.model, DCRN)
+        assert self._bar is not None
         self._bar.update(self.num_timesteps - self._bar.n)
         buffer = self.model.ep_info_buffer
         if buffer:
@@ -70,10 +70,6 @@ class _Checkpoints(BaseCallback):
         if self.num_timesteps - self._saved_at >= self.every:
             self.save()
         return True
-
-    def _on_rollout_end(self) -> None:
-        for episode in (self.model.ep_info_buffer or [])[-1:]:
-            self.logger.record("rollout/nme_last", episode["nme"])
 
     def _on_training_end(self) -> None:
         assert self._bar is not None

@@ -47,7 +47,7 @@ class FaceAlignVecEnv(VecEnv):
         # Where an episode has ended, Stable-Baselines3 wants its last info, and the new episode's first one aside.
         rows = _per_env(infos, self.num_envs)
         final = _per_env(infos.get("final_info", {}), self.num_envs)
-        for i in np.flatnonzero(dones):
+        for i in np.flatnonzero(dones).tolist():
             self.reset_infos[i] = rows[i]
             rows[i] = {**final[i], "terminal_observation": infos["final_obs"][i]}
         for i, row in enumerate(rows):

@@ -107,7 +107,7 @@ def warp(contexts: Tensor, views: Views, size: int = CROP_SIZE) -> Tensor:
     :param size: side of the crops to make, pixels; S is this plus the context, at the same resolution
     :return: (N, size, size, 3) uint8 on the same device
     """
-    n, side = contexts.shape[:2]
+    side = contexts.shape[1]
     resolution = size / CROP_SIZE
     device = contexts.device
     inverse = torch.as_tensor(invert_transform(views.matrices), dtype=torch.float32, device=device)

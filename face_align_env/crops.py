@@ -79,7 +79,8 @@ def cut(image: Image, matrix: Matrix, context: int = 0) -> Image:
         x0, y0 = max(0, int(left) - factor), max(0, int(top) - factor)
         region = image[y0 : max(int(bottom) + 2 * factor, y0 + 1), x0 : max(int(right) + 2 * factor, x0 + 1)]
         new_width, new_height = -(-region.shape[1] // factor), -(-region.shape[0] // factor)
-        image = cv2.resize(region, (new_width, new_height), interpolation=cv2.INTER_AREA)
+        reduced = cv2.resize(region, (new_width, new_height), interpolation=cv2.INTER_AREA)
+        image = np.asarray(reduced, dtype=np.uint8)
         zoom = np.array([region.shape[1] / new_width, region.shape[0] / new_height])
         # pixel q of the reduced region lies at (q + 0.5) zoom - 0.5 + (x0, y0) in the photo
         offset = matrix[:, :2] @ (0.5 * zoom - 0.5 + np.array([x0, y0])) + matrix[:, 2]

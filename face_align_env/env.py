@@ -244,7 +244,6 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
                 'render_mode="human" needs pygame: pip install "face-align-env[human]"'
             ) from error
         if self._window is None:
-            pygame.init()
             pygame.display.init()
             pygame.display.set_caption("FaceAlign-v0")
             self._window = pygame.display.set_mode((frame.shape[1], frame.shape[0]))

@@ -352,6 +352,9 @@ class EpisodeBatch:
         from face_align_env.rendering import draw_state
 
         p = self.task.patch_size
+        caption = f"t = {self.t[slot]}   NME {100 * self.nme[slot]:.2f} %"
+        if self.t[slot]:
+            caption += f"   reward {self.last_reward[slot]:+.0f}"
         return draw_state(
             self.padded[slot, p:-p, p:-p],
             self.task.source.prepared.scheme,
@@ -359,5 +362,5 @@ class EpisodeBatch:
             x_0=self.x_0[slot],
             ground_truth=self.ground_truth[slot],
             patch_size=p,
-            caption=f"t = {self.t[slot]}   NME {100 * self.nme[slot]:.2f} %   reward {self.last_reward[slot]:+.0f}",
+            caption=caption,
         )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]  # floats
 
 IMAGE_SIZE = 256  # px, the side of every picture
+EAR_THETA = 1.74  # rad, the rims of the ears
 THETA_MAX = 2.75  # rad, the back of the head beyond it is never seen
 _JAW_SIN = 0.985  # sin(theta) of the jaw's contour: the silhouette of a frontal face
 _STEPS = np.array([0.06, 0.14, 0.26, 0.45, 0.8])  # half face-widths, from a point on its way to the camera
@@ -129,22 +130,22 @@ def sample_head(rng: np.random.Generator) -> Head:
     raise_ = _normal(rng, 0.0, 0.05)
     yaw = _normal(rng, 0.0, 0.32) if rng.random() < 0.6 else between(rng, -1.05, 1.05)
     return Head(
-        half_width=_normal(rng, 1.0, 0.05),
+        half_width=_normal(rng, 1.02, 0.06),
         crown=_normal(rng, -1.62, 0.07),
         widest=_normal(rng, -0.1, 0.08),
-        jaw_power=_normal(rng, 2.15, 0.2),
+        jaw_power=_normal(rng, 2.15, 0.25),
         jaw_taper=_normal(rng, 0.08, 0.05),
-        chin_length=_normal(rng, 0.47, 0.06),
+        chin_length=_normal(rng, 0.46, 0.075),
         chin_bump=_normal(rng, 0.07, 0.025),
         front=_normal(rng, 1.24, 0.06),
         back=_normal(rng, 1.3, 0.07),
         flatness=_normal(rng, 2.25, 0.12),
         cheek=_normal(rng, 0.04, 0.025),
         hollow=between(rng, 0.0, 0.06),
-        ear=_normal(rng, 0.13, 0.035),
-        eye_x=_normal(rng, 0.425, 0.026),
+        ear=_normal(rng, 0.19, 0.04),
+        eye_x=_normal(rng, 0.425, 0.03),
         eye_half=_normal(rng, 0.195, 0.014),
-        eye_height=_normal(rng, 0.088, 0.016),
+        eye_height=_normal(rng, 0.094, 0.018),
         eye_tilt=_normal(rng, 0.015, 0.022),
         brow_y=_normal(rng, -0.285, 0.035),
         brow_half=_normal(rng, 0.27, 0.022),
@@ -156,7 +157,7 @@ def sample_head(rng: np.random.Generator) -> Head:
         nose_half=_normal(rng, 0.22, 0.028),
         nose_bridge=_normal(rng, 0.22, 0.09),
         mouth_below=_normal(rng, 0.29, 0.035),
-        mouth_half=_normal(rng, 0.34, 0.03) + 0.07 * max(smile, 0.0) - 0.12 * mouth_open,
+        mouth_half=_normal(rng, 0.345, 0.035) + 0.07 * max(smile, 0.0) - 0.12 * mouth_open,
         lip_upper=_normal(rng, 0.085, 0.025),
         lip_lower=_normal(rng, 0.115, 0.028),
         eye_open=(
@@ -184,10 +185,15 @@ def sample_head(rng: np.random.Generator) -> Head:
 # --- the surface ---
 
 
+def _unit(v: Array) -> Array:
+    """``v`` within 0 to 1; on a few points several times faster than ``np.clip``."""
+    return np.minimum(np.maximum(v, 0.0), 1.0)
+
+
 def half_width(head: Head, y: Array) -> Array:
     """The half width of the head at each height ``y``."""
-    up = np.clip((head.widest - y) / (head.widest - head.crown), 0.0, 1.0)
-    down = np.clip((y - head.widest) / (head.chin - head.widest), 0.0, 1.0)
+    up = _unit((head.widest - y) / (head.widest - head.crown))
+    down = _unit((y - head.widest) / (head.chin - head.widest))
     skull = (1.0 - up**2.4) ** (1 / 2.4)
     jaw = (1.0 - down**head.jaw_power) ** (1 / head.jaw_power) * (1.0 - head.jaw_taper * down)
     return head.half_width * skull * jaw
@@ -195,8 +201,8 @@ def half_width(head: Head, y: Array) -> Array:
 
 def _profile(head: Head, y: Array) -> tuple[Array, Array, Array]:
     """z of the middle of the face without features, of the jaw's line, and of the back, at each height."""
-    up = np.clip((-0.3 - y) / (-0.3 - head.crown), 0.0, 1.0)
-    down = np.clip((y - head.widest) / (head.chin - head.widest), 0.0, 1.0)
+    up = _unit((-0.3 - y) / (-0.3 - head.crown))
+    down = _unit((y - head.widest) / (head.chin - head.widest))
     skull = (1.0 - up**2.6) ** (1 / 2.6)
     front = head.front * skull * (1.0 - 0.12 * down * down)
     # The side of the head is in the ears' plane down to the jaw's angle, and then follows the jaw to the chin.
@@ -236,7 +242,7 @@ def _bumps(head: Head, xi: Array, y: Array) -> tuple[Array, Array]:
     knots = [root - 0.25, root, 0.5 * (root + tip), tip - 0.06, tip, tip + 0.05, base, base + 0.1]
     heights = np.array([0.0, head.nose_bridge, 0.5 + 0.4 * head.nose_bridge, 0.97, 1.0, 0.86, 0.2, 0.0])
     nose = np.interp(y, knots, heights * head.nose_height)
-    wide = np.clip((y - root) / (tip - root), 0.0, 1.0) ** 2
+    wide = _unit((y - root) / (tip - root)) ** 2
     down[-2], down[-1] = nose * (1.0 - wide), nose * wide
     return across, down
 
@@ -252,8 +258,10 @@ def surface_grid(head: Head, theta: Array, y: Array) -> npt.NDArray[np.float32]:
     x = np.outer(width, s)
     z = side[:, None] + np.outer(front - side, facing) + np.outer(side - back, away)
     z += down.T @ (across * (c > 0))
-    ear = np.exp(-(((np.abs(theta) - 1.72) / 0.12) ** 2)) * np.sign(s)
-    x += head.ear * np.outer(np.exp(-(((y - 0.2) / 0.36) ** 4)), ear)
+    # The ears, which stand off more at their tops and backs.
+    off = np.abs(theta) - EAR_THETA
+    ear = np.exp(-((off / np.where(off < 0, 0.16, 0.09)) ** 2)) * np.sign(s)
+    x += head.ear * np.outer(np.exp(-(((y - 0.2) / 0.36) ** 4)) * (1.15 - 0.5 * (y - 0.2)), ear)
     return np.stack([x, np.broadcast_to(y[:, None], x.shape), z]).astype(np.float32)
 
 

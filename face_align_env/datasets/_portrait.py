@@ -5,13 +5,22 @@ The picture is made without a renderer: see :func:`rasterize`. Colours are RGB, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from face_align_env.datasets._head import IMAGE_SIZE, Array, Features, Head, View, between, half_width, surface_grid
+from face_align_env.datasets._head import (
+    EAR_THETA,
+    IMAGE_SIZE,
+    Array,
+    Features,
+    Head,
+    View,
+    between,
+    half_width,
+    surface_grid,
+)
 from face_align_env.datasets._skin import (
     SHIFT,
     TEXTURE_U,
@@ -27,12 +36,14 @@ from face_align_env.datasets._skin import (
     noise_banks,
     paint_skin,
     plain,
+    some_color,
     u_to_theta,
     v_to_y,
 )
 from face_align_env.datasets._wear import Wear, glasses_depth, hair_line, lens_outlines
 
-GRID_U, GRID_V = 144, 152  # vertices around and along the head
+GRID_U, GRID_V = 128, 136  # vertices around and along the head
+_GRID_THETA, _GRID_V = u_to_theta(np.linspace(0.0, 1.0, GRID_U)), np.linspace(0.0, 1.0, GRID_V)
 _ONE = 100.0  # the light's byte that leaves a colour as it is
 
 
@@ -45,13 +56,13 @@ class Raster:
     :param origin: (2,) unrolled pixel of the window's corner
     """
 
-    u: npt.NDArray[np.float32]
-    v: npt.NDArray[np.float32]
+    u: Array
+    v: Array
     coverage: Image
-    origin: npt.NDArray[np.int64]
+    origin: Array
 
 
-def _first_seen(coordinate: Array, at: Array) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _first_seen(coordinate: Array, at: Array) -> tuple[Array, Array]:
     """Where a curve that starts at its near end is met, seen along lines.
 
     A curve on a turned head runs from its near silhouette to its far one; where it turns back (behind the
@@ -106,8 +117,7 @@ def rasterize(head: Head, view: View, flat: Array) -> Raster:
         v, above = GRID_V - 1 - v[:, ::-1], above[:, ::-1]
     v = np.ascontiguousarray(v.T)
     column = np.ascontiguousarray(np.broadcast_to(np.arange(len(xs), dtype=np.float32), v.shape))
-    u = cv2.remap(u, column, v, cv2.INTER_LINEAR)
-    beside = cv2.remap(beside, column, v, cv2.INTER_LINEAR)
+    u, beside = cv2.split(cv2.remap(cv2.merge([u, beside]), column, v, cv2.INTER_LINEAR))
     coverage = np.clip(127.5 - 255.0 * np.maximum(beside, above.T), 0, 255).astype(np.uint8)
     return Raster(u, v, coverage, low)
 
@@ -175,10 +185,12 @@ def light_surface(rng: np.random.Generator, view: View, light: Light, grid: Arra
     return np.clip(out, 0, 255).astype(np.uint8)
 
 
-def puffed(head: Head, wear: Wear, grid: npt.NDArray[np.float32], theta: Array, y: Array) -> npt.NDArray[np.float32]:
+def puffed(head: Head, wear: Wear, grid: Array, theta: Array, y: Array) -> Array:
     """The surface with the hair's thickness."""
-    depth = np.clip((hair_line(wear, theta)[None] - y[:, None]) / 0.22, 0.0, 1.0)
+    depth: Array = np.clip((hair_line(wear, theta)[None] - 0.04 - y[:, None]) / 0.25, 0.0, 1.0)
     depth = (wear.puff * np.sqrt(depth)).astype(np.float32)
+    # The hair's edge is a slope inside of its colour's, or skin would be stretched up that slope.
+    depth = cv2.blur(cv2.erode(depth, np.ones((1, 5), dtype=np.uint8)), (3, 1))
     up = np.clip((head.widest - 0.3 - y) / (head.widest - 0.3 - head.crown), 0.0, 1.0)[:, None] ** 2
     grid = grid.copy()
     grid[0] += depth * np.sin(theta)
@@ -192,9 +204,12 @@ def draw_person(
 ) -> None:
     """Draw a person, from behind to before, into an (IMAGE_SIZE, IMAGE_SIZE, 3) picture."""
     texture, skin, hair = paint_skin(rng, head, parts, wear)
-    theta = u_to_theta(np.linspace(0.0, 1.0, GRID_U))
-    y = v_to_y(head, np.linspace(0.0, 1.0, GRID_V))
-    grid = surface_grid(head, theta, y)
+    # Cameras expose for the face, though not fully.
+    exposure = float(np.clip((140.0 / (skin * (light.ambient + 0.6 * light.color)).mean()) ** 0.45, 0.75, 1.6))
+    light = replace(light, color=exposure * light.color, ambient=exposure * light.ambient)
+    theta, y = _GRID_THETA, v_to_y(head, _GRID_V)
+    ears_hidden = float(hair_line(wear, np.array(EAR_THETA))) > 0.4
+    grid = surface_grid(replace(head, ear=0.05) if ears_hidden else head, theta, y)
     if wear.puff > 0:
         grid = puffed(head, wear, grid, theta, y)
     flat, _ = view.unrolled(grid)
@@ -215,55 +230,71 @@ def draw_body(
     rng: np.random.Generator, picture: Image, head: Head, view: View, wear: Wear, light: Light, skin: Color, hair: Color
 ) -> None:
     """Draw what is behind the head: falling hair, shoulders, neck."""
-    top = view.project(np.array([[0.0, 0.75, -0.25]]))[0]
+    top = view.project(np.array([[0.0, 0.75, -0.2]]))[0]
     # The body hangs straighter than the head leans.
     lean = 0.35 * head.roll
-    axis, across = np.array([-np.sin(lean), np.cos(lean)]), np.array([np.cos(lean), np.sin(lean)])
-    scale = view.scale
-    base = top + axis * scale * between(rng, 1.15, 1.5)
-    neck = scale * between(rng, 0.52, 0.72) * head.half_width
+    axes = view.scale * np.array([[np.cos(lean), np.sin(lean)], [-np.sin(lean), np.cos(lean)]])
+    half, length = between(rng, 0.5, 0.7) * head.half_width, between(rng, 1.2, 1.65)
     hair_behind = rng.random() < 0.5
     if wear.fall and hair_behind:
         _draw_falling_hair(rng, picture, head, view, wear, light, hair)
-    _draw_shoulders(rng, picture, base, across * scale, axis * scale, light)
+    _draw_neck(picture, top, axes, half, length, light, skin)
+    _draw_shoulders(rng, picture, top + length * axes[1], axes, half, light)
     if wear.fall and not hair_behind:
         _draw_falling_hair(rng, picture, head, view, wear, light, hair)
-    t = np.linspace(-1.0, 1.0, 32, dtype=np.float32)
-    normal = np.stack([t, np.zeros_like(t), np.sqrt(1.0 - t * t)])
-    lit = light.ambient[:, None] * 0.8 + light.color[:, None] * np.maximum(light.direction @ normal, 0.0)
-    shadow = np.interp(np.linspace(0.0, 1.0, 32), [0.0, 0.35, 0.75], [0.4, 0.5, 0.85])
+        _draw_neck(picture, top, axes, half, length, light, skin, flares=False)
+
+
+def _draw_neck(
+    picture: Image,
+    top: Array,
+    axes: Array,
+    half: float,
+    length: float,
+    light: Light,
+    skin: Color,
+    flares: bool = True,
+) -> None:
+    """A cylinder with the chin's shadow; ``axes`` are pixels per half face-width across and down the body.
+
+    :param flares: into the shoulders; otherwise it narrows between strands of hair
+    """
+    t = np.linspace(-1.0, 1.0, 32)
+    lit = light.ambient[:, None] * 0.8 + np.outer(
+        light.color, np.maximum(light.direction[0] * t + light.direction[2] * np.sqrt(1.0 - t * t), 0.0)
+    )
+    shadow = np.interp(np.linspace(0.0, 1.0, 32), [0.0, 0.4, 0.75], [0.4, 0.5, 0.85])
     tile = np.clip(shadow[:, None, None] * lit.T[None] * skin, 0, 255).astype(np.uint8)
-    flare = between(rng, 1.15, 1.45)
-    corners = [top - neck * across, top + neck * across, base + flare * neck * across, base - flare * neck * across]
-    source = np.array([[0, 0], [31, 0], [31, 31], [0, 31]], dtype=np.float32)
-    x0, y0 = np.clip(np.min(corners, axis=0) - 1, 0, IMAGE_SIZE - 1).astype(int).tolist()
-    x1, y1 = np.clip(np.max(corners, axis=0) + 2, 1, IMAGE_SIZE).astype(int).tolist()
-    if y0 < y1 - 1 and x0 < x1 - 1:
-        window, there = picture[y0:y1, x0:x1], np.array(corners) - [x0, y0]
-        warp = cv2.getPerspectiveTransform(source, there.astype(np.float32))
-        placed = cv2.warpPerspective(tile, warp, window.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-        mix(window, placed, mask_of(there, *window.shape[:2]))
+    down = length * np.array([0.0, 0.35, 0.6, 0.8, 0.95, 1.15])
+    wide = half * np.array([1.05, 0.97, 1.0, 1.1, 1.4, 2.4] if flares else [1.05, 0.9, 0.85, 0.7, 0.4, 0.0])
+    outline = np.concatenate([np.stack([-wide, down], axis=1), np.stack([wide, down], axis=1)[::-1]]) @ axes + top
+    x0, y0 = np.clip(outline.min(axis=0) - 1, 0, IMAGE_SIZE - 2).astype(int).tolist()
+    x1, y1 = np.clip(outline.max(axis=0) + 2, [x0 + 2, y0 + 2], IMAGE_SIZE).astype(int).tolist()
+    window = picture[y0:y1, x0:x1]
+    corners = np.array([[-half, 0.0], [half, 0.0], [-half, length]]) @ axes + top - [x0, y0]
+    source = np.array([[0, 0], [31, 0], [0, 31]], dtype=np.float32)
+    warp = cv2.getAffineTransform(source, corners.astype(np.float32))
+    placed = cv2.warpAffine(tile, warp, window.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+    mix(window, placed, mask_of(outline - [x0, y0], *window.shape[:2]))
 
 
 def _draw_shoulders(
-    rng: np.random.Generator, picture: Image, base: Array, across: Array, axis: Array, light: Light
+    rng: np.random.Generator, picture: Image, base: Array, axes: Array, half: float, light: Light
 ) -> None:
-    wide, slope, collar = between(rng, 2.0, 2.9), between(rng, 0.35, 0.8), between(rng, 0.45, 0.8)
-    shape = np.array(
-        [[-collar, -0.25], [0.0, between(rng, 0.0, 0.5)], [collar, -0.25], [0.7 * wide, 0.45 * slope],
-         [wide, slope + 0.3], [1.1 * wide, 4.0], [-1.1 * wide, 4.0], [-wide, slope + 0.3], [-0.7 * wide, 0.45 * slope]]
-    )  # fmt: skip
-    outline = base + shape[:, :1] * across + shape[:, 1:] * axis
-    color = rng.uniform(15, 235, 3) * np.clip(light.ambient + 0.5 * light.color, 0.3, 1.1)
-    mask = mask_of(outline, IMAGE_SIZE, IMAGE_SIZE)
-    cloth = plain(color, IMAGE_SIZE, IMAGE_SIZE)
+    wide, slope, collar = between(rng, 2.0, 2.9), between(rng, 0.4, 0.9), half * between(rng, 1.25, 1.7)
+    t = np.linspace(-1.0, 1.0, 9)
+    depth = between(rng, 0.1, 0.7) * (1.0 - np.abs(t) ** between(rng, 1.0, 3.0))  # of the neckline
+    shoulder = np.array([[0.7 * wide, 0.45 * slope], [wide, slope + 0.3], [1.1 * wide, 4.0]])
+    shape = np.concatenate(
+        [np.stack([collar * t, depth - 0.12], axis=1), shoulder, shoulder[::-1] * np.array([-1.0, 1.0])]
+    )
+    lit = np.clip(light.ambient + 0.5 * light.color, 0.3, 1.1)
+    cloth = plain(some_color(rng) * lit, IMAGE_SIZE, IMAGE_SIZE)
     if rng.random() < 0.35:
-        second = rng.uniform(15, 235, 3).tolist()
-        step = int(rng.integers(8, 30))
-        for k in range(-IMAGE_SIZE, 2 * IMAGE_SIZE, step):
-            if rng.random() < 0.97:
-                cv2.line(cloth, (k, IMAGE_SIZE), (k + int(60 * slope), 0), second, step // 3)
-    mix(picture, cloth, mask)
+        second, step, lean = (some_color(rng) * lit).tolist(), int(rng.integers(8, 30)), int(60 * slope)
+        for x in range(-IMAGE_SIZE, 2 * IMAGE_SIZE, step):
+            cv2.line(cloth, (x, IMAGE_SIZE), (x + lean, 0), second, step // 3)
+    mix(picture, cloth, mask_of(base + shape @ axes, IMAGE_SIZE, IMAGE_SIZE))
 
 
 def _draw_falling_hair(
@@ -291,7 +322,7 @@ def draw_accessories(
     if not wear.occluders:
         return
     lit = np.clip(light.ambient + 0.6 * light.color, 0.3, 1.1)
-    own = skin * between(rng, 0.85, 1.1) if wear.occluder_kind == "hand" else rng.uniform(10, 240, 3)
+    own = skin * between(rng, 0.85, 1.1) if wear.occluder_kind == "hand" else some_color(rng)
     color = np.clip(own * lit, 0, 255)
     surface = colored(cut(rng, noise_banks()[1], IMAGE_SIZE, IMAGE_SIZE), color, 0.8, 1.2)
     for polygon in wear.occluders:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from face_align_env.datasets._head import THETA_MAX, Array, Features, Head, between, half_width
+from face_align_env.datasets._head import EAR_THETA, THETA_MAX, Array, Features, Head, between, half_width
 from face_align_env.datasets._wear import Wear, hair_line
 
 Image = npt.NDArray[Any]  # uint8; not said, as OpenCV's types do not say which type comes back
@@ -55,7 +55,7 @@ def noise_banks() -> tuple[Image, Image, Image]:
         blots += cv2.resize(coarse, (_BANK, _BANK), interpolation=cv2.INTER_CUBIC)
     streaks = cv2.GaussianBlur(rng.standard_normal((_BANK, _BANK)).astype(np.float32), (0, 0), 1.0, sigmaY=22.0)
 
-    def picture(field: npt.NDArray[np.float32], spread: float) -> Image:
+    def picture(field: Array, spread: float) -> Image:
         return np.clip(128.0 + spread * field / field.std(), 0, 255).astype(np.uint8)
 
     return picture(grain, 40.0), picture(blots, 45.0), picture(streaks, 50.0)
@@ -71,6 +71,12 @@ def colored(noise: Image, color: Color, low: float, high: float) -> Image:
     """A noise picture in shades of a colour, from ``low`` to ``high`` times as bright."""
     ramp = np.clip(np.linspace(low, high, 256)[:, None] * color, 0, 255).astype(np.uint8)
     return cv2.applyColorMap(noise, ramp.reshape(256, 1, 3))
+
+
+def some_color(rng: np.random.Generator) -> Color:
+    """(3,) any colour, more often a dull one."""
+    color = rng.uniform(10, 245, 3)
+    return color.mean() + (color - color.mean()) * rng.random()
 
 
 def plain(color: Color, height: int, width: int) -> Image:
@@ -95,10 +101,13 @@ def mask_of(polygons: Array, height: int, width: int) -> Image:
 
 def mix(window: Image, paint: Color | Image, mask: Image, alpha: float = 1.0) -> None:
     """Blend a colour or a picture into part of a picture where the mask is set."""
-    if paint.ndim == 1:
-        paint = plain(paint, *mask.shape)
-    weight = mask * np.float32(alpha / 255.0)
-    window[:] = cv2.blendLinear(paint, window, weight, 1.0 - weight)
+    x, y, w, h = cv2.boundingRect(mask)
+    if w == 0:
+        return
+    part = window[y : y + h, x : x + w]
+    paint = plain(paint, h, w) if paint.ndim == 1 else paint[y : y + h, x : x + w]
+    weight = mask[y : y + h, x : x + w] * np.float32(alpha / 255.0)
+    part[:] = cv2.blendLinear(paint, part, weight, 1.0 - weight)
 
 
 # --- the surface's coordinates: u and v, 0 to 1, around and along the head ---
@@ -117,6 +126,8 @@ def v_to_y(head: Head, v: Array) -> Array:
 
 _TABLE = np.linspace(0.0, 1.0, 257)
 _THETA_TABLE = u_to_theta(_TABLE)
+_COLUMN_THETA = u_to_theta(np.linspace(0.0, 1.0, TEXTURE_U))
+_ROW_V = np.linspace(0.0, 1.0, TEXTURE_V)
 
 
 class Canvas:
@@ -186,7 +197,7 @@ _MIRROR = np.array([[[-1.0, 1.0]], [[1.0, 1.0]]])  # a curve at the right of the
 
 
 def paint_skin(rng: np.random.Generator, head: Head, parts: Features, wear: Wear) -> tuple[Image, Color, Color]:
-    """The texture of a head, its skin's colour and its hair's colour."""
+    """The texture of a head, its skin's colour, and the colour of its hair or of what covers it."""
     tone = between(rng, 0.0, len(SKIN) - 1.001)
     low = int(tone)
     skin = SKIN[low] + (tone - low) * (SKIN[low + 1] - SKIN[low])
@@ -205,7 +216,10 @@ def paint_skin(rng: np.random.Generator, head: Head, parts: Features, wear: Wear
     _paint_eye_sockets(rng, canvas, parts, skin, made_up)
     _paint_eyes(canvas, parts, skin, IRIS[int(rng.integers(len(IRIS) if fair else 2))], made_up)
     _paint_brows(rng, canvas, parts, skin, hair)
-    if wear.puff > 0:
+    _paint_ears(canvas, skin)
+    if wear.cloth:
+        hair = some_color(rng)
+    if wear.hair_y.max() > head.crown:
         _paint_hair(rng, canvas, wear, hair)
     return canvas.pixels, skin, hair
 
@@ -346,7 +360,7 @@ def _paint_beard(rng: np.random.Generator, canvas: Canvas, parts: Features, skin
     """Stubble, a moustache, a goatee or a full beard: toned skin, and hairs on it."""
     head = canvas.head
     x = np.linspace(-1.0, 1.0, 15)
-    mask = np.zeros((TEXTURE_V, TEXTURE_U), dtype=np.uint8)
+    mask: Image = np.zeros((TEXTURE_V, TEXTURE_U), dtype=np.uint8)
     full = float(rng.random()) < 0.6
     if full:
         cheek = head.mouth_y - 0.12 - between(rng, 0.0, 0.25) * x**2 + 0.1 * np.cos(3 * x)
@@ -370,17 +384,33 @@ def _paint_beard(rng: np.random.Generator, canvas: Canvas, parts: Features, skin
     density = between(rng, 0.25, 1.0)
     mix(window, 0.4 * hair + 0.3 * skin, mask, 0.75 * density)
     grain = cv2.blur(cut(rng, noise_banks()[0], *mask.shape[::-1]), (1, 4))
-    hairs = ((grain > 150 - 40 * density) & (mask > 90)).astype(np.uint8)
-    cv2.copyTo(plain(hair * 0.85, *mask.shape), hairs, window)
+    hairs = 255 * ((grain > 145 - 40 * density) & (mask > 90)).astype(np.uint8)
+    mix(window, 0.85 * hair, hairs, between(rng, 0.45, 0.9))
+
+
+def _paint_ears(canvas: Canvas, skin: Color) -> None:
+    y, sides = np.array([0.2, 0.24]), np.array([-1.0, 1.0])
+    v = np.interp(y, canvas._y_table, _TABLE)
+    for center_v, theta, reach_u, reach_v, strength in (
+        (v[0], EAR_THETA, 0.021, 0.075, 0.25),
+        (v[1], EAR_THETA - 0.07, 0.012, 0.045, 0.55),
+    ):
+        u = np.interp(sides * theta, _THETA_TABLE, _TABLE)
+        centers = np.stack([u * TEXTURE_U, np.full(2, center_v * TEXTURE_V)], axis=1)
+        for ear in _ellipse(centers, reach_u * TEXTURE_U, reach_v * TEXTURE_V):
+            window, origin = canvas.window(ear, 6.0)
+            mask = _soften(mask_of(ear - origin, *window.shape[:2]), 1.5)
+            mix(window, skin * np.array([0.62, 0.42, 0.4]), mask, strength)
 
 
 def _paint_hair(rng: np.random.Generator, canvas: Canvas, wear: Wear, hair: Color) -> None:
-    line = hair_line(wear, u_to_theta(np.linspace(0.0, 1.0, TEXTURE_U)))
+    line = hair_line(wear, _COLUMN_THETA)
     if not wear.cloth:
         line = line + 0.1 * cv2.blur(rng.standard_normal((1, TEXTURE_U)).astype(np.float32), (4, 1))[0]
-    rows = v_to_y(canvas.head, np.linspace(0.0, 1.0, TEXTURE_V))
-    mask = (rows[:, None] < line[None]).astype(np.uint8)
-    cv2.copyTo(hair_texture(rng, wear, hair, TEXTURE_U, TEXTURE_V), mask, canvas.pixels)
+    y = v_to_y(canvas.head, _ROW_V)
+    rows = int(np.searchsorted(y, line.max()))
+    mask = (y[:rows, None] < line[None]).astype(np.uint8)
+    cv2.copyTo(hair_texture(rng, wear, hair, TEXTURE_U, rows), mask, canvas.pixels[:rows])
 
 
 def hair_texture(rng: np.random.Generator, wear: Wear, hair: Color, width: int, height: int) -> Image:

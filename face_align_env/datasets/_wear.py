@@ -9,12 +9,15 @@ import numpy.typing as npt
 
 from face_align_env.datasets._head import THETA_MAX, Array, Head, View, between, half_width
 
+_SWEEP = 0.11  # half face-widths, standard deviation
+
 
 @dataclass(frozen=True)
 class Wear:
     """Hair or a head-covering, glasses, and what is before the face.
 
     :param hair_theta: (N,) angles from the face's middle, and ``hair_y`` the height down to which hair grows there
+    :param sweep: how much lower the hair reaches at the right of the forehead (swept there) than at its middle
     :param puff: thickness of the hair, half face-widths
     :param fall: y down to which long hair falls behind the head; 0: it does not
     :param cloth: the covering is cloth (a cap, a scarf) and not hair
@@ -26,6 +29,7 @@ class Wear:
 
     hair_theta: Array
     hair_y: Array
+    sweep: float
     puff: float
     fall: float
     cloth: bool
@@ -38,9 +42,9 @@ class Wear:
 def sample_wear(rng: np.random.Generator, head: Head, view: View, landmarks: Array) -> Wear:
     """What a head wears; ``landmarks`` are the (68, 2) pixels that an occluder is placed by."""
     style = float(rng.random())
-    front, temple, side, over_ear, back = between(rng, -1.0, -0.68), between(rng, 0.6, 0.95), 0.0, -0.17, 0.7
+    front, temple, side, over_ear, back = between(rng, -1.08, -0.7), between(rng, 0.6, 0.95), 0.0, -0.17, 0.7
     puff, fall, cloth, sideburn = between(rng, 0.05, 0.16), 0.0, False, between(rng, 1.12, 1.3)
-    side = between(rng, -0.15, 0.3)
+    side = between(rng, -0.3, 0.2)
     if style < 0.08:  # bald
         front, side, over_ear, back, puff = -9.0, -9.0, -9.0, -9.0, 0.0
     elif style < 0.17:  # receding
@@ -69,7 +73,8 @@ def sample_wear(rng: np.random.Generator, head: Head, view: View, landmarks: Arr
         front, temple, sideburn = between(rng, -0.85, -0.6), 0.9, between(rng, 1.1, 1.3)
         side = over_ear = back = head.chin + 0.1
         fall, puff, cloth = 3.6, between(rng, 0.06, 0.12), True
-    peak = between(rng, -0.08, 0.12)
+    peak = between(rng, -0.12, 0.16)
+    sweep = 0.0 if cloth else _SWEEP * float(rng.standard_normal())
     hair_theta = np.array([0.0, 0.5 * temple, temple, sideburn, 1.46, 1.56, 1.88, 2.0, THETA_MAX])
     hair_y = np.array([front + peak, front, front, side, side, over_ear, over_ear, back, back])
 
@@ -82,12 +87,13 @@ def sample_wear(rng: np.random.Generator, head: Head, view: View, landmarks: Arr
     if rng.random() < 0.16:
         kind = ("hand", "box", "mask", "strand")[int(rng.integers(4))]
         occluders = _occluders(rng, kind, landmarks)
-    return Wear(hair_theta, hair_y, puff, fall, cloth, glasses, dark, occluders, kind)
+    return Wear(hair_theta, hair_y, sweep, puff, fall, cloth, glasses, dark, occluders, kind)
 
 
 def hair_line(wear: Wear, theta: Array) -> Array:
     """The height down to which hair grows, at angles around the head."""
-    return np.interp(np.abs(theta), wear.hair_theta, wear.hair_y)
+    swept = wear.sweep * np.clip(theta / 0.4, -1.0, 1.0) * np.clip(2.2 - 2.2 * np.abs(theta), 0.0, 1.0)
+    return np.interp(np.abs(theta), wear.hair_theta, wear.hair_y) + swept
 
 
 def _capsule(a: Array, b: Array, radius: float) -> Array:

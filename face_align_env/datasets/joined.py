@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +24,11 @@ class JoinedDataset(FaceDataset):
     def __init__(self, parts: Sequence[FaceDataset]) -> None:
         if not parts:
             raise ValueError("Joining needs at least one dataset.")
-        for quality, values in {
+        qualities: dict[str, set[Any]] = {
             "numbers of landmarks": {part.scheme.num_landmarks for part in parts},
             "normalisers": {part.normalizer for part in parts},
-        }.items():
+        }
+        for quality, values in qualities.items():
             if len(values) > 1:
                 names = "+".join(part.name for part in parts)
                 raise ValueError(f"'{names}' cannot be joined: their {quality} differ: {sorted(map(str, values))}.")

@@ -23,7 +23,7 @@ from face_align_env.datasets._head import (
     view_of,
 )
 from face_align_env.datasets._portrait import draw_person, sample_light
-from face_align_env.datasets._skin import Image, cut, noise_banks
+from face_align_env.datasets._skin import Image, colored, cut, noise_banks, some_color
 from face_align_env.datasets._wear import Wear, covered, sample_wear
 from face_align_env.datasets.base import Annotation, FaceDataset, landmarks_box
 
@@ -124,13 +124,13 @@ class SyntheticFaces(FaceDataset):
 def _background(rng: np.random.Generator) -> Image:
     """A room, a landscape, a wall or plain disorder; (IMAGE_SIZE, IMAGE_SIZE, 3)."""
     kind = int(rng.integers(6))
-    a, b = rng.uniform(10, 245, 3), rng.uniform(10, 245, 3)
+    a, b = some_color(rng), some_color(rng)
     if kind == 0:  # a studio's gradient
         corners = a + (b - a) * rng.random((2, 2, 1)) * between(rng, 0.2, 1.0)
         picture = _enlarge(corners, cv2.INTER_LINEAR)
     elif kind == 1:  # blots out of focus
         cells = int(rng.integers(3, 14))
-        picture = _enlarge(a + (b - a) * rng.random((cells, cells, 1)) + rng.normal(0, 15, (cells, cells, 3)))
+        picture = _enlarge(a + (b - a) * rng.random((cells, cells, 1)) + rng.normal(0, 10, (cells, cells, 3)))
     elif kind == 2:  # a wall with stripes
         picture = _enlarge(a + 0.2 * (b - a) * rng.random((2, 2, 1)), cv2.INTER_LINEAR)
         step, slope = int(rng.integers(10, 60)), int(rng.integers(-200, 200))
@@ -141,7 +141,7 @@ def _background(rng: np.random.Generator) -> Image:
         for _ in range(int(rng.integers(5, 25))):
             x, y = rng.integers(-40, IMAGE_SIZE, 2).tolist()
             w, h = rng.integers(10, 120, 2).tolist()
-            cv2.rectangle(picture, (x, y), (x + w, y + h), rng.uniform(0, 255, 3).tolist(), -1)
+            cv2.rectangle(picture, (x, y), (x + w, y + h), some_color(rng).tolist(), -1)
     elif kind == 4:  # sky, trees, ground
         horizon = int(rng.integers(60, 220))
         picture = _enlarge(np.array([[[150, 190, 235]], [[225, 232, 240]]]) * between(rng, 0.5, 1.05), cv2.INTER_LINEAR)
@@ -152,8 +152,7 @@ def _background(rng: np.random.Generator) -> Image:
             cv2.circle(picture, center, int(rng.integers(8, 45)), green.tolist(), -1, cv2.LINE_AA)
     else:  # rough matter
         source = cut(rng, noise_banks()[int(rng.integers(1, 3))], IMAGE_SIZE, IMAGE_SIZE)
-        ramp = a + (b - a) * np.linspace(0.0, 1.0, 256)[:, None]
-        picture = cv2.applyColorMap(source, ramp.astype(np.uint8).reshape(256, 1, 3))
+        picture = colored(source, a, 0.5, between(rng, 0.8, 1.6))
     if kind > 1 and rng.random() < 0.6:  # out of focus
         picture = cv2.blur(picture, (int(rng.integers(3, 16)),) * 2)
     return picture
@@ -171,7 +170,7 @@ def _camera(rng: np.random.Generator, picture: Image) -> Image:
         picture = cv2.GaussianBlur(picture, (0, 0), between(rng, 0.6, 2.2))
     elif flaw < 0.28:  # motion
         length = int(rng.integers(3, 10))
-        kernel = np.zeros((length, length), dtype=np.float32)
+        kernel: Array = np.zeros((length, length), dtype=np.float32)
         kernel[length // 2] = 1.0 / length
         turn = cv2.getRotationMatrix2D((0.5 * length - 0.5, 0.5 * length - 0.5), between(rng, 0, 180), 1.0)
         kernel = cv2.warpAffine(kernel, turn, (length, length))
@@ -191,5 +190,7 @@ def _camera(rng: np.random.Generator, picture: Image) -> Image:
     picture = cv2.addWeighted(picture, 1.0, cv2.merge(grain), strength, -128.0 * strength)
     if rng.random() < 0.25:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 70))]
-        picture = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR)
+        decoded = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR)
+        assert decoded is not None  # it was encoded the line before
+        picture = decoded
     return picture

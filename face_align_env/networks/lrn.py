@@ -64,6 +64,22 @@ def preset(name: str, num_landmarks: int) -> LRNConfig:
     return replace(PRESETS[name], num_landmarks=num_landmarks)
 
 
+class PixelConv2d(nn.Conv2d):
+    """A convolution without padding over pixels 0..255, normalised to (p - 128) / 64.
+
+    The division is done on the weights and the subtraction on bytes: the patches of a batch are 23 MB, and each pass
+    over them in floating point would cost as much as the convolution.
+    """
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 or floating-point pixels."""
+        device = pixels.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
+        # Flipping the highest bit of a byte and reading it as signed subtracts 128.
+        centred = (pixels ^ 128).view(torch.int8) if pixels.dtype == torch.uint8 else pixels - 128
+        return nn.functional.conv2d(centred.to(dtype), self.weight / 64, self.bias, self.stride)
+
+
 class LRNTrunk(nn.Module):
     """From the state s_t = (p_t, d_t) to d_{t+1}: what the actor and the critic of Fig. 2 have in common."""
 
@@ -73,7 +89,8 @@ class LRNTrunk(nn.Module):
         layers: list[nn.Module] = []
         channels, side = 3, config.patch_size
         for out, kernel, stride, pool in config.encoder:
-            layers += [nn.Conv2d(channels, out, kernel, stride), nn.ReLU(inplace=True)]
+            convolution = nn.Conv2d if layers else PixelConv2d
+            layers += [convolution(channels, out, kernel, stride), nn.ReLU(inplace=True)]
             channels, side = out, (side - kernel) // stride + 1
             if pool > 1:
                 layers.append(nn.MaxPool2d(pool))
@@ -98,8 +115,8 @@ class LRNTrunk(nn.Module):
     def encode(self, patches: Tensor) -> Tensor:
         """(N, K code) what is kept of the patches (N, K, P, P, 3)."""
         # (N K, 3, P, P) in channels-last memory: the patches' own order, nothing is moved
-        images = patches.flatten(0, 1).permute(0, 3, 1, 2).float()
-        return self.encoder((images - 127.5) / 64).view(len(patches), -1)
+        images = patches.flatten(0, 1).permute(0, 3, 1, 2)
+        return self.encoder(images).view(len(patches), -1)
 
     def remember(self, codes: Tensor, history: Tensor) -> Tensor:
         """(N, 512) d_{t+1} from the codes of the patches and (N, 512) d_t."""

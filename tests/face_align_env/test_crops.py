@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -73,19 +74,15 @@ def test_beyond_the_photo_its_border_is_repeated() -> None:
 
 
 def test_round_trip_of_an_image() -> None:
-    """Photo to crop at twice the size, and the crop read at the photo's pixels."""
-    rng = np.random.default_rng(0)
-    image = np.repeat(rng.integers(100, 120, (128, 128, 1), dtype=np.uint8), 3, axis=2)
+    """A photo, its crop of twice the size, and the photo again from that."""
+    small = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    image = np.asarray(cv2.resize(small, (128, 128), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
     matrix = crop_transform([-0.5, -0.5, 127.5, 127.5], margin=0.0)
-    crop = cut(image, matrix).astype(float)
-    # photo pixel i lies between crop pixels 2 i and 2 i + 1, each 3/4 of it
-    pixels = (crop[::2, ::2] + crop[1::2, ::2] + crop[::2, 1::2] + crop[1::2, 1::2]) / 4
-    assert np.corrcoef(pixels[..., 0].ravel(), image[..., 0].ravel())[0, 1] > 0.95
+    back = cv2.warpAffine(cut(image, matrix), invert_transform(matrix), (128, 128), flags=cv2.INTER_LINEAR)
+    assert np.abs(back.astype(int) - image)[2:-2, 2:-2].max() <= 6
 
 
-@pytest.mark.parametrize(
-    "box", [[0, 0, 0, 10], [10, 0, 0, 10], [0, 0, np.nan, 10], [0, 10, 10, 10]], ids=str
-)
+@pytest.mark.parametrize("box", [[0, 0, 0, 10], [10, 0, 0, 10], [0, 0, np.nan, 10], [0, 10, 10, 10]], ids=str)
 def test_wrong_boxes_are_refused(box: list[float]) -> None:
     with pytest.raises(ValueError, match="x0 < x1"):
         crop_transform(box)

@@ -409,8 +409,8 @@ def test_names_of_the_package() -> None:
 def test_the_module_prefix_registers_the_environment() -> None:
     program = (
         "import gymnasium as gym\n"
-        "print(gym.make('face_align_env:FaceAlign-v0', dataset_options={'size': 2}, initializer='mean').reset(seed=0)[1]"
-        "['iterations'])"
+        "env = gym.make('face_align_env:FaceAlign-v0', dataset_options={'size': 2}, initializer='mean')\n"
+        "print(env.reset(seed=0)[1]['iterations'])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"
