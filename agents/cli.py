@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 DatasetOption = Annotated[
     str, typer.Option(help="synthetic, 300w, ytf, pts; several of one landmark scheme joined by '+'.")
@@ -238,11 +239,11 @@ def run_command(
 
 
 def _announce(text: str) -> None:
-    console.print(text, highlight=False)
+    console.print(text, highlight=False, markup=False)
 
 
 def _done(text: str, path: Path) -> None:
-    console.print(f"{text}: [bold]{path}[/bold]", highlight=False)
+    console.print(f"{text}: [bold]{escape(str(path))}[/bold]", highlight=False)
 
 
 def main() -> None:
@@ -252,5 +253,5 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         if os.environ.get("FACE_ALIGN_DEBUG"):
             raise
-        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False)
+        Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,10 @@ class Row:
     ms_per_face: float
     mean_return: float | None = None
     success_rate: float | None = None
+
+
+# What evaluation.json says of each method: the fields that every method has.
+_JSON_KEYS = tuple(field.name for field in fields(Row) if field.default is MISSING)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +162,7 @@ def episode_returns(
 def write_evaluation(
     path: str | os.PathLike[str], prepared: PreparedFaces, seed: int, outcomes: Sequence[Outcome]
 ) -> None:
-    """Write ``evaluation.json`` and, beside it, the errors of every face (``.npz``).
+    """Write ``evaluation.json`` and, beside it, the errors of every face and the returns (``.npz``).
 
     :param path: the JSON file
     :param prepared: the faces that were evaluated
@@ -170,16 +174,18 @@ def write_evaluation(
         "split": prepared.dataset.split,
         "num_faces": len(prepared),
         "seed": seed,
-        "normalizer": prepared.normalizer,
-        "rows": [asdict(outcome.row) for outcome in outcomes],
+        "rows": [{key: getattr(outcome.row, key) for key in _JSON_KEYS} for outcome in outcomes],
     }
     temporary, final = atomic_path(path)
     temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, final)
-    arrays = {"ids": np.array(prepared.ids)}
+    arrays = {"ids": np.array(prepared.ids), "normalizer": np.array(prepared.normalizer)}
     for outcome in outcomes:
         arrays[f"{outcome.row.method}/nme"] = outcome.errors
         arrays[f"{outcome.row.method}/iterations"] = outcome.iterations
+        if outcome.row.mean_return is not None:
+            arrays[f"{outcome.row.method}/mean_return"] = np.array(outcome.row.mean_return)
+            arrays[f"{outcome.row.method}/success_rate"] = np.array(outcome.row.success_rate)
     temporary, final = atomic_path(Path(path).with_suffix(".npz"))
     with temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

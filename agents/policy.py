@@ -95,7 +95,7 @@ class DCRNPolicy(TD3Policy):
     :param net_arch: hidden layers of the critic after features and action are concatenated
     :param optimizer_class: ``Adam`` (section 4.2)
     :param optimizer_kwargs: further arguments of it
-    :param critic_learning_rate: the critic's, where it differs from the schedule's
+    :param n_critics: must be 1; Stable-Baselines3's own policies have more
     :raises ValueError: the action space is not that of ``LearnedHistory``
     """
 

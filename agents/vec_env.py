@@ -31,7 +31,8 @@ class FaceAlignVecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds
-        observations, infos = self.envs.reset(seed=seeds)
+        wanted = [options.get("index") for options in self._options]
+        observations, infos = self.envs.reset(seed=seeds, options={"index": wanted})
         self.reset_infos = _per_env(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()

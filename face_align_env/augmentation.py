@@ -109,18 +109,24 @@ def warp(contexts: Tensor, views: Views, size: int = CROP_SIZE) -> Tensor:
     """
     side = contexts.shape[1]
     resolution = size / CROP_SIZE
-    device = contexts.device
-    inverse = torch.as_tensor(invert_transform(views.matrices), dtype=torch.float32, device=device)
-    axis = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / resolution - 0.5
-    # Element by element rather than by a matrix product: the result of a face does not depend on the batch.
-    coefficients = inverse[:, None, None]
-    x, y = axis[None, None, :], axis[None, :, None]
-    source = coefficients[..., 0] * x[..., None] + coefficients[..., 1] * y[..., None] + coefficients[..., 2]
-    pixel = (source + CONTEXT + 0.5) * resolution - 0.5
-    grid = pixel * (2 / (side - 1)) - 1
+    inverse = invert_transform(views.matrices)
+    # Output pixel (i, j) of any resolution, in pixels of the full crop, and the sampled place in grid_sample's
+    # coordinates, -1 to 1 over the context. Both are linear, so the grid is a sum of a row and a column: element by
+    # element, for the result of a face must not depend on its batch.
+    axis = (np.arange(size) + 0.5) / resolution - 0.5
+    to_grid = 2 * resolution / (side - 1)
+    rows = inverse[:, None, :, 0] * axis[:, None] * to_grid
+    columns = inverse[:, None, :, 1] * axis[:, None] * to_grid
+    columns += (inverse[:, None, :, 2] + CONTEXT + 0.5) * to_grid - 1 / (side - 1) - 1
+
+    def device_tensor(values: npt.NDArray[np.float64]) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=contexts.device)
+
+    grid = device_tensor(rows)[:, None, :] + device_tensor(columns)[:, :, None]
     images = contexts.permute(0, 3, 1, 2).float()
     sampled = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=True)
-    gains = torch.as_tensor(views.gains, dtype=torch.float32, device=device)[:, None, None, None]
-    offsets = torch.as_tensor(views.offsets, dtype=torch.float32, device=device)[:, None, None, None]
-    lit = (sampled - 127.5) * gains + (127.5 + 0.5) + offsets
-    return lit.clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    gains = device_tensor(views.gains)[:, None, None, None]
+    # (v - 127.5) gain + 127.5 + offset, and one half to round when the fraction is cut off
+    shifts = device_tensor(127.5 * (1 - views.gains) + views.offsets + 0.5)[:, None, None, None]
+    lit = sampled.mul_(gains).add_(shifts).clamp_(0, 255)
+    return lit.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)

@@ -129,15 +129,25 @@ def fit(
     plain_objective = objective.to(fabric.device)
     optimizer = torch.optim.Adam(plain_objective.network.parameters(), lr=config.learning_rate)
     model, optimizer = fabric.setup(plain_objective, optimizer)
-    identity = {**asdict(config), "checkpoint_seconds": None, "augmentation": asdict(augmentation), "total": total}
+    identity = {
+        **(notes or {}),
+        **asdict(config),
+        "checkpoint_seconds": None,
+        "augmentation": asdict(augmentation),
+        "network": asdict(plain_objective.network.config),
+        "total": total,
+    }
     state: dict[str, Any] = {"model": model, "optimizer": optimizer, "step": 0, "identity": identity}
     if checkpoint.is_file():
-        fabric.load(checkpoint, state)
-        if state["identity"] != identity:
+        before = fabric.load(checkpoint)["identity"]
+        changed = [key for key in identity if before.get(key) != identity[key]]
+        if changed:
+            differences = "; ".join(f"{key}: {before.get(key)} before, {identity[key]} now" for key in changed)
             raise ValueError(
-                f"'{checkpoint}' belongs to a training with other settings ({state['identity']}, now {identity}). "
+                f"'{checkpoint}' belongs to a training with other settings ({differences}). "
                 "Use another folder, or remove this one."
             )
+        fabric.load(checkpoint, state)
 
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
     measure_every = max(1, total // _MEASUREMENTS)

@@ -31,7 +31,8 @@ _INNER_Q = np.array([-1, -0.8, -0.6, -0.35, -0.15, 0, 0.15, 0.35, 0.6, 0.8, 1])
 _INNER_WIDTH = 0.86  # the inner lip contour's width, of the outer one's
 _JAW_DOWN = np.sin(0.5 * np.pi * np.linspace(0.0, 1.0, 40))
 
-# The model's points are the 68 landmarks and these 13; the other schemes pick from all 81.
+# The model's points are the 68 landmarks and these 13; the other schemes pick from all 81 (of the 19, whether
+# they are visible; their coordinates are means of the 68).
 # 68-71 brow middle (left upper, left lower, right upper, right lower), 72-75 likewise the lids' middles,
 # 76-77 pupils, 78 mouth centre, 79-80 eye centres.
 SCHEME_POINTS: dict[int, list[int]] = {
@@ -171,7 +172,7 @@ def sample_head(rng: np.random.Generator) -> Head:
         mouth_shift=_normal(rng, 0.0, 0.012),
         mouth_tilt=_normal(rng, 0.0, 0.025),
         yaw=yaw,
-        pitch=_normal(rng, 0.0, 0.16),
+        pitch=_normal(rng, 0.0, 0.19),
         roll=_normal(rng, 0.0, 0.16) if rng.random() < 0.8 else between(rng, -0.52, 0.52),
         camera=between(rng, 6.0, 16.0),
         box_side=IMAGE_SIZE * between(rng, 0.47, 0.62),

@@ -43,7 +43,7 @@ from face_align_env.datasets._skin import (
 from face_align_env.datasets._wear import Wear, glasses_depth, hair_line, lens_outlines
 
 GRID_U, GRID_V = 128, 136  # vertices around and along the head
-_GRID_THETA, _GRID_V = u_to_theta(np.linspace(0.0, 1.0, GRID_U)), np.linspace(0.0, 1.0, GRID_V)
+GRID_THETA, GRID_ROWS = u_to_theta(np.linspace(0.0, 1.0, GRID_U)), np.linspace(0.0, 1.0, GRID_V)
 _ONE = 100.0  # the light's byte that leaves a colour as it is
 
 
@@ -72,6 +72,7 @@ def _first_seen(coordinate: Array, at: Array) -> tuple[Array, Array]:
     :param at: (Q,) the lines, ascending
     :return: (R, Q) fractional index of the point in view, and (R, Q) how far outside of the curve the line passes
     """
+    coordinate = np.ascontiguousarray(coordinate, dtype=np.float64)
     rows, n = coordinate.shape
     index = np.arange(n)
     first = coordinate.argmin(axis=1)[:, None]
@@ -101,25 +102,30 @@ def rasterize(head: Head, view: View, flat: Array) -> Raster:
     reach = 0.5 * IMAGE_SIZE * np.abs(view.roll).sum(axis=1) + 1.0
     low = np.floor(np.maximum(center - reach, flat.min(axis=(1, 2)) - 2)).astype(int)
     high = np.ceil(np.minimum(center + reach, flat.max(axis=(1, 2)) + 2)).astype(int)
-    xs, ys = np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1)
+    xs, ys = np.arange(low[0], high[0] + 1.0), np.arange(low[1], high[1] + 1.0)
+    # Rows that are outside of the picture, but for the next to its edge, cannot be seen.
+    in_picture = np.flatnonzero((flat[1].max(axis=1) >= low[1]) & (flat[1].min(axis=1) <= high[1]))
+    top, bottom = max(int(in_picture[0]) - 1, 0), int(in_picture[-1]) + 2
+    flat = flat[:, top:bottom]
+    rows = flat.shape[1]
     if head.yaw >= 0:  # the left of the picture is nearer
-        u, beside = _first_seen(flat[0].astype(np.float64), xs.astype(np.float64))
+        u, beside = _first_seen(flat[0], xs)
     else:
-        u, beside = _first_seen(-flat[0, :, ::-1].astype(np.float64), -xs[::-1].astype(np.float64))
+        u, beside = _first_seen(-flat[0, :, ::-1], -xs[::-1])
         u, beside = GRID_U - 1 - u[:, ::-1], beside[:, ::-1]
     u, beside = np.ascontiguousarray(u), np.ascontiguousarray(beside)
-    row = np.broadcast_to(np.arange(GRID_V, dtype=np.float32)[:, None], u.shape)
-    height = cv2.remap(flat[1], u, np.ascontiguousarray(row), cv2.INTER_LINEAR).T.astype(np.float64)
+    row = np.broadcast_to(np.arange(rows, dtype=np.float32)[:, None], u.shape)
+    height = cv2.remap(flat[1].astype(np.float32), u, np.ascontiguousarray(row), cv2.INTER_LINEAR).T
     if head.pitch <= 0:  # looks down: the crown is nearer
-        v, above = _first_seen(height, ys.astype(np.float64))
+        v, above = _first_seen(height, ys)
     else:
-        v, above = _first_seen(-height[:, ::-1], -ys[::-1].astype(np.float64))
-        v, above = GRID_V - 1 - v[:, ::-1], above[:, ::-1]
+        v, above = _first_seen(-height[:, ::-1], -ys[::-1])
+        v, above = rows - 1 - v[:, ::-1], above[:, ::-1]
     v = np.ascontiguousarray(v.T)
     column = np.ascontiguousarray(np.broadcast_to(np.arange(len(xs), dtype=np.float32), v.shape))
     u, beside = cv2.split(cv2.remap(cv2.merge([u, beside]), column, v, cv2.INTER_LINEAR))
     coverage = np.clip(127.5 - 255.0 * np.maximum(beside, above.T), 0, 255).astype(np.uint8)
-    return Raster(u, v, coverage, low)
+    return Raster(u, v + np.float32(top), coverage, low)
 
 
 @dataclass(frozen=True)
@@ -172,17 +178,19 @@ def light_surface(rng: np.random.Generator, view: View, light: Light, grid: Arra
     glance = np.maximum(np.tensordot(half.astype(np.float32), normal, axes=1), 0.0)
     # Hollows get less light from around: compare the surface with its own surroundings.
     z = np.ascontiguousarray(grid[2])
-    hollow = np.clip(1.0 + 2.2 * (z - cv2.GaussianBlur(z, (0, 0), 5.0)), 0.55, 1.12)
+    hollow = np.clip(1.0 + 2.2 * (z - cv2.stackBlur(z, (21, 21))), 0.55, 1.12)
     mottle = cv2.resize(cut(rng, noise_banks()[1], GRID_U, GRID_V), (GRID_U, GRID_V)).astype(np.float32)
     hollow *= 1.0 + (mottle - 128.0) * np.float32(0.04 / 45.0)
     direct *= hollow
     # Light from around comes from above more than from below.
     ambient = hollow * (0.9 - 0.16 * normal[1])
-    out = np.empty((*z.shape, 4), dtype=np.float32)
-    for k in range(3):
-        out[..., k] = np.float32(_ONE * light.ambient[k]) * ambient + np.float32(_ONE * light.color[k]) * direct
-    out[..., 3] = 255.0 * light.shine * glance**18
-    return np.clip(out, 0, 255).astype(np.uint8)
+    planes = [
+        cv2.addWeighted(ambient, _ONE * a, direct, _ONE * d, 0.0)
+        for a, d in zip(light.ambient, light.color, strict=True)
+    ]
+    for _ in range(4):  # to the power of 16
+        glance = glance * glance
+    return cv2.convertScaleAbs(cv2.merge([*planes, (255.0 * light.shine) * glance]))
 
 
 def puffed(head: Head, wear: Wear, grid: Array, theta: Array, y: Array) -> Array:
@@ -207,13 +215,13 @@ def draw_person(
     # Cameras expose for the face, though not fully.
     exposure = float(np.clip((140.0 / (skin * (light.ambient + 0.6 * light.color)).mean()) ** 0.45, 0.75, 1.6))
     light = replace(light, color=exposure * light.color, ambient=exposure * light.ambient)
-    theta, y = _GRID_THETA, v_to_y(head, _GRID_V)
+    theta, y = GRID_THETA, v_to_y(head, GRID_ROWS)
     ears_hidden = float(hair_line(wear, np.array(EAR_THETA))) > 0.4
     grid = surface_grid(replace(head, ear=0.05) if ears_hidden else head, theta, y)
     if wear.puff > 0:
         grid = puffed(head, wear, grid, theta, y)
     flat, _ = view.unrolled(grid)
-    raster = rasterize(head, view, flat.astype(np.float32))
+    raster = rasterize(head, view, flat)
     lit = cv2.remap(light_surface(rng, view, light, grid), raster.u, raster.v, cv2.INTER_LINEAR)
     scale_u, scale_v = (TEXTURE_U - 1) / (GRID_U - 1), (TEXTURE_V - 1) / (GRID_V - 1)
     color = cv2.remap(texture, raster.u * np.float32(scale_u), raster.v * np.float32(scale_v), cv2.INTER_LINEAR)

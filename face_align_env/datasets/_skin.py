@@ -126,6 +126,8 @@ def v_to_y(head: Head, v: Array) -> Array:
 
 _TABLE = np.linspace(0.0, 1.0, 257)
 _THETA_TABLE = u_to_theta(_TABLE)
+_STEPS = 4097  # of the tables that curves are looked up in: a tenth of a texture pixel, or finer
+_COLUMN_OF_SINE = np.interp(np.arcsin(np.linspace(-1.0, 1.0, 2 * _STEPS - 1)), _THETA_TABLE, _TABLE * (TEXTURE_U - 1))
 _COLUMN_THETA = u_to_theta(np.linspace(0.0, 1.0, TEXTURE_U))
 _ROW_V = np.linspace(0.0, 1.0, TEXTURE_V)
 
@@ -136,17 +138,20 @@ class Canvas:
     def __init__(self, head: Head, color: Color) -> None:
         self.head = head
         self.pixels = plain(color, TEXTURE_V, TEXTURE_U)
-        self._y_table = v_to_y(head, _TABLE)
-        self._width_table = np.maximum(half_width(head, self._y_table), 1e-3)
+        # Tables by evenly spaced heights, to look up without a search.
+        self._per_height = (_STEPS - 1) / (head.chin - head.crown)
+        y = v_to_y(head, _TABLE)
+        heights = np.linspace(head.crown, head.chin, _STEPS)
+        self._row = np.interp(heights, y, _TABLE * (TEXTURE_V - 1))
+        self._one_by_width = np.interp(heights, y, (_STEPS - 1) / np.maximum(half_width(head, y), 1e-3))
 
     def locate(self, curves: Array) -> Array:
         """(..., 2) texture pixels of (..., 2) face-plane coordinates."""
-        y = curves[..., 1]
-        sine = curves[..., 0] / np.interp(y, self._y_table, self._width_table)
+        step = ((curves[..., 1] - self.head.crown) * self._per_height + 0.5).astype(np.intp)
+        sine = (curves[..., 0] * self._one_by_width.take(step, mode="clip") + (_STEPS - 0.5)).astype(np.intp)
         at = np.empty(curves.shape)
-        theta = np.arcsin(np.minimum(np.maximum(sine, -1.0), 1.0))
-        at[..., 0] = np.interp(theta, _THETA_TABLE, _TABLE * (TEXTURE_U - 1))
-        at[..., 1] = np.interp(y, self._y_table, _TABLE * (TEXTURE_V - 1))
+        at[..., 0] = _COLUMN_OF_SINE.take(sine, mode="clip")
+        at[..., 1] = self._row.take(step, mode="clip")
         return at
 
     def fill(self, curves: Array, color: Color, alpha: float = 1.0, blur: float = 0.0) -> None:
@@ -175,7 +180,10 @@ class Canvas:
 
 
 def _soften(mask: Image, blur: float) -> Image:
-    return cv2.stackBlur(mask, (2 * round(1.5 * blur) + 1,) * 2) if blur else mask
+    if blur <= 0:
+        return mask
+    size = (2 * round(1.5 * blur) + 1,) * 2
+    return cv2.blur(mask, size) if blur < 2 else cv2.stackBlur(mask, size)
 
 
 @cache
@@ -389,18 +397,17 @@ def _paint_beard(rng: np.random.Generator, canvas: Canvas, parts: Features, skin
 
 
 def _paint_ears(canvas: Canvas, skin: Color) -> None:
-    y, sides = np.array([0.2, 0.24]), np.array([-1.0, 1.0])
-    v = np.interp(y, canvas._y_table, _TABLE)
-    for center_v, theta, reach_u, reach_v, strength in (
-        (v[0], EAR_THETA, 0.021, 0.075, 0.25),
-        (v[1], EAR_THETA - 0.07, 0.012, 0.045, 0.55),
-    ):
-        u = np.interp(sides * theta, _THETA_TABLE, _TABLE)
-        centers = np.stack([u * TEXTURE_U, np.full(2, center_v * TEXTURE_V)], axis=1)
-        for ear in _ellipse(centers, reach_u * TEXTURE_U, reach_v * TEXTURE_V):
-            window, origin = canvas.window(ear, 6.0)
-            mask = _soften(mask_of(ear - origin, *window.shape[:2]), 1.5)
-            mix(window, skin * np.array([0.62, 0.42, 0.4]), mask, strength)
+    row = canvas.locate(np.array([0.0, 0.21]))[1]
+    for side in (-1.0, 1.0):
+        if side * canvas.head.yaw > 0.4:  # behind the head
+            continue
+        column = np.interp(side * EAR_THETA, _THETA_TABLE, _TABLE * (TEXTURE_U - 1))
+        shell = _ellipse(np.array([column, row]), 8.5, 37.0)
+        hollow = _ellipse(np.array([column - 2.5 * side, row + 6.0]), 5.0, 23.0)
+        window, origin = canvas.window(shell, 4.0)
+        mask = mask_of(shell - origin, *window.shape[:2]) // 4
+        cv2.fillPoly(mask, fixed(hollow - origin), 165, cv2.LINE_AA, SHIFT)
+        mix(window, skin * np.array([0.62, 0.42, 0.4]), cv2.blur(mask, (3, 3)))
 
 
 def _paint_hair(rng: np.random.Generator, canvas: Canvas, wear: Wear, hair: Color) -> None:

@@ -26,6 +26,7 @@ from face_align_env.datasets._portrait import draw_person, sample_light
 from face_align_env.datasets._skin import Image, colored, cut, noise_banks, some_color
 from face_align_env.datasets._wear import Wear, covered, sample_wear
 from face_align_env.datasets.base import Annotation, FaceDataset, landmarks_box
+from face_align_env.landmarks import to_19_points
 
 _SIZES = {"train": 2000, "test": 500}  # faces
 _NORMALIZERS = ("inter_ocular", "inter_pupil", "face_size")
@@ -35,7 +36,7 @@ _SHAPE, _LOOK = 0, 1  # a face's two random streams: what decides its annotation
 class SyntheticFaces(FaceDataset):
     """Drawn faces of a parametric 3D head, 256 x 256 px: no two alike, none of anybody.
 
-    Identity, expression, pose (yaw to 60, pitch to 20, roll to 30 degrees), light, hair, beards, glasses,
+    Identity, expression, pose (yaw to 60, pitch to 24, roll to 30 degrees), light, hair, beards, glasses,
     occluders, backgrounds and the camera's flaws are random. The landmarks are points of the model, exact to a
     fraction of a pixel; the jaw's are on the jaw of the model, also where the turned head hides them.
     Face ``i`` of a split depends on ``seed``, the split and ``i`` alone.
@@ -88,9 +89,10 @@ class SyntheticFaces(FaceDataset):
 
     def _person(self, index: int) -> tuple[Head, Features, Array, View, Array, Wear]:
         """Head, drawn curves, (81, 3) model points, view, (81, 2) pixels, and what is worn, of face ``index``."""
-        if self._last is None or self._last[0] != index:  # the image is asked for right after the annotation
-            self._last = index, self._make_person(index)
-        return self._last[1]
+        last = self._last  # the image is asked for right after the annotation
+        if last is None or last[0] != index:
+            last = self._last = index, self._make_person(index)
+        return last[1]
 
     def _make_person(self, index: int) -> tuple[Head, Features, Array, View, Array, Wear]:
         rng = self._rng(index, _SHAPE)
@@ -105,10 +107,10 @@ class SyntheticFaces(FaceDataset):
         head, _, points, view, pixels, wear = self._person(index)
         visible = faces_camera(head, view, points) & ~covered(head, view, wear, points, pixels)
         chosen = SCHEME_POINTS[self.scheme.num_landmarks]
-        landmarks = pixels.astype(np.float32)
-        return Annotation(
-            landmarks[chosen], landmarks_box(landmarks[:68]), visible[chosen], id=f"{self.split}/{index:06d}"
-        )
+        every = pixels.astype(np.float32)
+        # 19 points are derived in one way by all datasets, so that one network serves them all.
+        landmarks = to_19_points(every[:68]) if self.scheme.num_landmarks == 19 else every[chosen]
+        return Annotation(landmarks, landmarks_box(every[:68]), visible[chosen], id=f"{self.split}/{index:06d}")
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         head, parts, _, view, _, wear = self._person(index)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -57,7 +57,8 @@ def save_weights(
         "config": json.dumps(dict(config)),
         "notes": json.dumps(dict(notes or {})),
     }
-    save_file(tensors, temporary, metadata=metadata)
+    # Not save_file: it makes files that nobody but their owner can read.
+    temporary.write_bytes(save(tensors, metadata))
     os.replace(temporary, final)
 
 

@@ -1,0 +1,30 @@
+# make demo: the whole path on the embedded synthetic faces; make test: the tests; make lint: ruff and mypy.
+# Each sets up .venv first. PYTHON=python3.12 make test takes another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install demo test lint clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/face-align run --dataset synthetic --preset tiny --name demo --option size=1000 \
+		--gen-epochs 25 --lrn-epochs 8 --timesteps 4000 --batch-size 64 --no-augment --device cpu
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
