@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +45,8 @@ app = typer.Typer(
 )
 pretrain_app = typer.Typer(no_args_is_help=True, help="Supervised training of GEN and LRN (section 3).")
 app.add_typer(pretrain_app, name="pretrain")
-console = Console()
+# Piped into a file the tables keep their columns.
+console = Console(width=None if sys.stdout.isatty() else 160)
 
 
 def _data(dataset: str, root: str | None, landmarks: int | None, option: list[str] | None) -> Any:

@@ -167,14 +167,14 @@ def fit(
             loss, error = model(batch)
             optimizer.zero_grad()
             fabric.backward(loss)
-            fabric.clip_gradients(model, optimizer, max_norm=config.clip)
+            norm = fabric.clip_gradients(model, optimizer, max_norm=config.clip, error_if_nonfinite=False)
+            if norm is not None and not torch.isfinite(norm):
+                raise FloatingPointError(f"The gradient is {float(norm)} at step {step}: lower the learning rate.")
             optimizer.step()
             state["step"] = step + 1
 
             if step % 10 == 0 or step + 1 == total:
-                loss_now, nme_now = float(loss), 100 * float(error)
-                if not math.isfinite(loss_now):
-                    raise FloatingPointError(f"The loss is {loss_now} at step {step}: lower the learning rate.")
+                loss_now, nme_now = float(loss.detach()), 100 * float(error)
                 running = nme_now if math.isnan(running) else 0.9 * running + 0.1 * nme_now
                 logger.log_metrics({"loss": loss_now, "train_nme": nme_now, "learning_rate": rate}, step)
                 bar.set_postfix(loss=f"{loss_now:.4f}", nme=f"{running:.2f}%", test=f"{100 * test_nme:.2f}%")

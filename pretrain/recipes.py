@@ -45,7 +45,7 @@ RECIPES = {
     "tiny": Recipe(
         "tiny",
         "tiny",
-        TrainingConfig(epochs=120, batch_size=64, learning_rate=2e-3),
+        TrainingConfig(epochs=60, batch_size=64, learning_rate=2e-3),
         TrainingConfig(epochs=30, batch_size=64),
     ),
 }

@@ -1,0 +1,132 @@
+"""Eq. 1 and its sum over a cascade."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from face_align_env.mdp import nme
+from face_align_env.networks.cascade import MeanStart
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
+from pretrain.faces import Batch, DeviceFaces
+from pretrain.objectives import CascadeObjective, GENObjective, StartJitter
+
+Faces = Callable[..., DeviceFaces]
+NewGEN = Callable[..., GEN]
+NewLRN = Callable[..., LRN]
+
+
+def mean_start(faces: DeviceFaces) -> MeanStart:
+    return MeanStart(torch.from_numpy(faces.prepared.mean_shape()))
+
+
+def error(x: Tensor, batch: Batch) -> float:
+    """Eq. 2 in NumPy, mean over faces."""
+    return float(nme(x.detach().numpy(), batch.landmarks.numpy(), batch.d.numpy(), batch.counted.numpy()).mean())
+
+
+def test_loss_of_gen_is_eq_1(device_faces: Faces, new_gen: NewGEN) -> None:
+    faces = device_faces(size=16)
+    batch = faces.batch(np.arange(6))
+    gen = new_gen(faces)
+    loss, reported = GENObjective(gen)(batch)
+    assert loss.item() == pytest.approx(error(gen(batch.crops), batch), rel=1e-5)
+    assert reported.item() == loss.item()
+    assert not reported.requires_grad
+
+
+def test_landmarks_that_are_not_annotated_have_no_part_in_the_loss(device_faces: Faces, new_gen: NewGEN) -> None:
+    faces = device_faces(size=16)
+    batch = faces.batch(np.arange(6))
+    objective = GENObjective(new_gen(faces))
+    batch.counted = batch.counted.clone()
+    batch.counted[:, 10:20] = False
+    before = objective(batch)[0].item()
+    batch.landmarks = batch.landmarks.clone()
+    batch.landmarks[:, 10:20] += 50
+    assert objective(batch)[0].item() == before
+    batch.landmarks[:, 20] += 50
+    assert objective(batch)[0].item() > before
+
+
+def test_loss_of_a_cascade_is_the_sum_of_its_errors(device_faces: Faces, new_lrn: NewLRN) -> None:
+    faces = device_faces()
+    batch = faces.batch(np.arange(6))
+    objective = CascadeObjective(new_lrn(), mean_start(faces), iterations=3)
+    shapes = objective.shapes(batch.crops, objective.start(batch.crops))
+    assert len(shapes) == 3
+    errors = [error(x, batch) for x in shapes]
+    assert len(set(errors)) == 3
+    loss, reported = objective(batch)
+    assert loss.item() == pytest.approx(sum(errors), rel=1e-5)
+    assert reported.item() == pytest.approx(errors[-1], rel=1e-5)
+    torch.testing.assert_close(objective.predict(batch.crops), shapes[-1])
+
+
+def test_the_start_is_neither_trained_nor_stored(device_faces: Faces, new_gen: NewGEN, new_lrn: NewLRN) -> None:
+    faces = device_faces(num_faces=2)
+    gen = new_gen(faces, batch_norm=True, dropout=0.5)
+    objective = CascadeObjective(new_lrn(), gen, iterations=1)
+    objective.train()
+    assert not gen.training, "batch norm and dropout of GEN stay in evaluation mode"
+    loss, _ = objective(faces.batch(np.arange(2)))
+    loss.backward()
+    assert all(p.grad is None for p in gen.parameters())
+    assert all(p.grad is not None for p in objective.network.parameters())
+    assert set(objective.state_dict()) == {f"network.{name}" for name in objective.network.state_dict()}
+
+
+def test_jitter_moves_starts_in_training_only(device_faces: Faces, new_lrn: NewLRN) -> None:
+    faces = device_faces(num_faces=2)
+    batch = faces.batch(np.arange(2))
+    objective = CascadeObjective(new_lrn(), mean_start(faces), 1, StartJitter(shift=0.1))
+
+    def loss(seed: int) -> float:
+        torch.manual_seed(seed)
+        return objective(batch)[0].item()
+
+    assert loss(0) == loss(0) != loss(1)
+    objective.eval()
+    assert loss(0) == loss(1)
+
+
+@pytest.mark.parametrize(
+    ("jitter", "moved"),
+    [
+        (StartJitter(0, 0, 0), ()),
+        (StartJitter(0.1, 0, 0), ("centre",)),
+        (StartJitter(0, 0.1, 0), ("size",)),
+        (StartJitter(0, 0, 0.1), ("angle",)),
+    ],
+    ids=["none", "shift", "scale", "rotation"],
+)
+def test_jitter_is_a_similarity(jitter: StartJitter, moved: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    x = 100 + 40 * torch.rand(2000, 3, 2)
+    y = jitter(x)
+
+    def as_complex(shape: Tensor) -> Any:
+        return (shape[..., 0] + 1j * shape[..., 1]).to(torch.complex128)
+
+    z, w = as_complex(x), as_complex(y)
+    centre = w.mean(1) - z.mean(1)
+    factor = (w - w.mean(1, keepdim=True)) / (z - z.mean(1, keepdim=True))
+    assert (factor - factor[:, :1]).abs().max() < 1e-2, "all points turn and grow alike"
+    spread = {
+        "centre": centre.real.std().item() / 256,
+        "size": factor[:, 0].abs().log().std().item(),
+        "angle": factor[:, 0].angle().std().item(),
+    }
+    for name, value in spread.items():
+        assert value == pytest.approx(0.1, rel=0.1) if name in moved else value < 1e-4, name
+
+
+def test_a_cascade_needs_an_iteration(device_faces: Faces, new_lrn: NewLRN) -> None:
+    with pytest.raises(ValueError, match="at least one iteration, got 0"):
+        CascadeObjective(new_lrn(), mean_start(device_faces(num_faces=1)), 0)

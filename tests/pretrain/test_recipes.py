@@ -1,0 +1,83 @@
+"""Presets, and the two functions behind ``face-align pretrain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from face_align_env.networks import gen as gen_network
+from face_align_env.networks import lrn as lrn_network
+from face_align_env.networks.gen import GEN, GENConfig
+from face_align_env.networks.lrn import LRN, LRNConfig
+from face_align_env.networks.weights import load_weights
+from pretrain import recipes
+from pretrain.loop import TrainingConfig, make_fabric
+from pretrain.recipes import RECIPES, Data, FacesOnDevice, pretrain_gen, pretrain_lrn, recipe
+
+CONFIG = TrainingConfig(epochs=1, batch_size=4)
+
+
+@pytest.fixture
+def faces(monkeypatch: pytest.MonkeyPatch, toy_dataset: Any) -> FacesOnDevice:
+    """Toy faces in place of the registry's, and presets called micro."""
+    monkeypatch.setitem(gen_network.PRESETS, "micro", GENConfig(input_size=16, width=4, hidden=16))
+    monkeypatch.setitem(lrn_network.PRESETS, "micro", LRNConfig(encoder=((4, 10, 10, 1),), bottleneck=4))
+
+    def load(name: str, split: str, root: Any, landmarks: Any, size: int = 4) -> Any:
+        return toy_dataset(split, size=size)
+
+    monkeypatch.setattr(recipes, "load_dataset", load)
+    return FacesOnDevice(Data("toy", options={"size": 5}), "cpu")
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_recipes_name_networks_that_exist(name: str) -> None:
+    assert recipe(name).gen in gen_network.PRESETS
+    assert recipe(name).lrn in lrn_network.PRESETS
+
+
+def test_an_unknown_recipe_is_an_error() -> None:
+    with pytest.raises(ValueError, match="Unknown preset 'soufflé'.*compact"):
+        recipe("soufflé")
+
+
+def test_the_papers_batches_hold_128_faces() -> None:
+    assert recipe("paper").gen_training.batch_size == recipe("paper").lrn_training.batch_size == 128
+    assert (recipe("paper").gen, recipe("mdm").lrn) == ("paper", "mdm")
+
+
+def test_faces_are_read_once(faces: FacesOnDevice) -> None:
+    assert faces("train", 256) is faces("train", 256)
+    assert faces("train", 16) is not faces("train", 256)
+    assert faces("train", 16).prepared is faces("train", 256).prepared
+    assert (faces.prepared("train").dataset.split, faces.prepared("test").dataset.split) == ("train", "test")
+    assert len(faces("test", 16)) == 5, "options reach the dataset"
+
+
+def test_gen_then_lrn_from_gen_and_from_the_mean(faces: FacesOnDevice, tmp_path: Path) -> None:
+    fabric = make_fabric("cpu")
+    error = pretrain_gen(faces, "micro", CONFIG, tmp_path / "gen", fabric)
+    assert 0 < error < 1
+    gen = tmp_path / "gen" / "weights.safetensors"
+    np.testing.assert_array_equal(GEN.load(gen).mean_shape.numpy(), faces.prepared("train").mean_shape())
+    assert load_weights(gen, "gen")[2]["dataset"] == "toy"
+
+    for start, origin in ((gen, "gen"), (None, "mean")):
+        folder = tmp_path / f"lrn-{origin}"
+        assert pretrain_lrn(faces, "micro", CONFIG, folder, fabric, start, iterations=2, action_limit=16.0) > 0
+        notes = load_weights(folder / "weights.safetensors", "lrn")[2]
+        assert (notes["from"], notes["iterations"], notes["preset"]) == (origin, 2, "micro")
+        np.testing.assert_array_equal(np.float32(notes["mean_shape"]), faces.prepared("train").mean_shape())
+        assert LRN.load(folder / "weights.safetensors").config.action_limit == 16
+
+    with pytest.raises(ValueError, match="iterations: 2 before, 3 now"):
+        pretrain_lrn(faces, "micro", CONFIG, tmp_path / "lrn-mean", fabric, None, iterations=3, action_limit=16.0)
+
+
+def test_gen_of_another_scheme_is_an_error(faces: FacesOnDevice, tmp_path: Path) -> None:
+    GEN(GENConfig(29, input_size=16, width=4, hidden=16)).save(tmp_path / "gen.safetensors")
+    with pytest.raises(ValueError, match="predicts 29 landmarks, the dataset has 68"):
+        pretrain_lrn(faces, "micro", CONFIG, tmp_path / "lrn", make_fabric("cpu"), tmp_path / "gen.safetensors")
