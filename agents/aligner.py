@@ -131,5 +131,5 @@ def draw_alignments(image: npt.NDArray[np.uint8], alignments: Sequence[Alignment
 
     picture = image.copy()
     for alignment in alignments:
-        draw_shape(picture, alignment.landmarks, get_scheme(len(alignment.landmarks)))
+        picture = draw_shape(picture, alignment.landmarks, get_scheme(len(alignment.landmarks)), scale=1, radius=2)
     return picture

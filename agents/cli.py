@@ -133,9 +133,8 @@ def pretrain_lrn(
     _done(f"NME on the test split {100 * error:.2f} %", output / "weights.safetensors")
 
 
-AgentOption = Annotated[
-    str, typer.Option("--agent", help="DCRN's preset: stable, or paper (Algorithm 1 to the letter).")
-]
+_AGENT_HELP = "DCRN's preset: stable, or paper (Algorithm 1 to the letter)."
+AgentOption = Annotated[str, typer.Option("--agent", help=_AGENT_HELP)]
 TimestepsOption = Annotated[int, typer.Option(help="Transitions that DCRN collects.")]
 NumEnvsOption = Annotated[int, typer.Option(help="Faces at once.")]
 BatchSizeOption = Annotated[int, typer.Option(help="Transitions an update of DCRN.")]
@@ -152,7 +151,7 @@ def train(
     ),
     dataset: DatasetOption = "synthetic",
     root: RootOption = None,
-    preset: AgentOption = "stable",
+    preset: Annotated[str, typer.Option("--preset", "--agent", help=_AGENT_HELP)] = "stable",
     output: OutputOption = Path("runs/dcrn"),
     timesteps: TimestepsOption = 20_000,
     num_envs: NumEnvsOption = 16,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from stable_baselines3 import DDPG
-from stable_baselines3.common.noise import ActionNoise, NormalActionNoise
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import polyak_update
@@ -154,6 +154,9 @@ class DCRN(DDPG):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        if isinstance(self.action_noise, VectorizedActionNoise):
+            # A saved model has one for each of its environments; those it goes on with may be more or fewer.
+            self.action_noise = self.action_noise.base_noise
         if self.action_noise is None:
             size = self.policy.critic.action_size
             assert self.action_space.shape is not None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import Tensor
+from torch import Tensor, nn
 
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.lrn import LRN
@@ -58,8 +59,13 @@ class LRNExtractor(BaseFeaturesExtractor):
         network = load_lrn(lrn, observation_space)
         super().__init__(observation_space, features_dim=network.config.hidden)
         self.trunk = network.trunk
+        self._pretrained = lrn is not None
         if freeze:
             self.trunk.encoder.requires_grad_(False)
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> LRNExtractor:
+        """As any module's, but pretrained weights stay: PPO and A2C would overwrite them (their ``ortho_init``)."""
+        return self if self._pretrained else super().apply(fn)
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         return self.trunk(observations["patches"], observations["history"])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
-from face_align_env.mdp import MAX_ITERATIONS
+from face_align_env.mdp import MAX_ITERATIONS, TIMEOUT_REWARD
 from face_align_env.networks.lrn import LRN, preset
 
 
@@ -100,7 +100,7 @@ class Agent(nn.Module):
     :param num_coefficients: size of the Gaussian
     """
 
-    def __init__(self, trunk: nn.Module, num_coefficients: int) -> None:
+    def __init__(self, trunk: nn.Module, num_coefficients: int, gamma: float) -> None:
         super().__init__()
         self.trunk = trunk
         self.mean = nn.Linear(512, num_coefficients)
@@ -108,7 +108,8 @@ class Agent(nn.Module):
         nn.init.zeros_(self.mean.bias)
         self.log_std = nn.Parameter(torch.zeros(num_coefficients))
         self.value = nn.Linear(512, 1)
-        self.value_by_time = nn.Embedding.from_pretrained(torch.zeros(MAX_ITERATIONS, 1), freeze=False)
+        by_time = TIMEOUT_REWARD * gamma ** torch.arange(MAX_ITERATIONS - 1.0, -1.0, -1.0)
+        self.value_by_time = nn.Embedding.from_pretrained(by_time[:, None], freeze=False)
 
     def forward(self, patches: Tensor, history: Tensor, iterations: Tensor) -> tuple[Normal, Tensor]:
         """Distribution of the coefficients (N, M), and value (N,).
@@ -167,7 +168,7 @@ def main(args: Args) -> None:
     task = envs.unwrapped.task
     modes = args.std * torch.from_numpy(shape_modes(task.source.prepared.landmarks, args.modes))
     lrn = LRN.load(args.lrn) if args.lrn else LRN(preset("tiny", task.num_landmarks))
-    agent = Agent(lrn.trunk, len(modes))
+    agent = Agent(lrn.trunk, len(modes), args.gamma)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     print(f"before: {evaluate(agent, modes, args.eval_faces, task.initializer)}")
 

@@ -89,8 +89,7 @@ def test_attributes_belong_to_all_faces(toy_vec_env: VecEnvs) -> None:
     with pytest.raises(ValueError, match="share 'note'"):
         envs.set_attr("note", "other", indices=[1])
     assert envs.env_is_wrapped(TimeLimit) == [False] * 3
-    envs.reset()
-    assert envs.env_method("render", indices=[0]) == [None]
+    assert envs.env_method("close", indices=[0]) == [None]
 
 
 def test_it_renders_and_closes(toy_vec_env: VecEnvs) -> None:

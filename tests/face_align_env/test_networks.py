@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from face_align_env.mdp import HISTORY_SIZE, transition
@@ -239,7 +240,7 @@ def test_damaged_weights_are_an_error(tmp_path: Path, damage: str) -> None:
     micro_gen().save(path)
     data = path.read_bytes()
     path.write_bytes({"truncated": data[:-100], "garbage": b"\xff" * 200, "empty": b""}[damage])
-    with pytest.raises(WeightsError, match="gen.safetensors' is damaged"):
+    with pytest.raises(WeightsError, match=r"gen.safetensors' is damaged"):
         GEN.load(path)
 
 
@@ -251,8 +252,6 @@ def test_weights_of_the_other_network_are_an_error(tmp_path: Path) -> None:
 
 
 def test_tensors_of_somebody_else_are_an_error(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     path = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(3)}, path)
     with pytest.raises(WeightsError, match="holds something else"):
@@ -294,7 +293,7 @@ def labelled_crops(n: int) -> Tensor:
 
 
 class Scripted:
-    """Moves face i by ``steps[i][t]`` pixels in x and in y at iteration t; d_t counts."""
+    """Moves face i by ``steps[i][t]`` pixels in x and in y at iteration t; d_t holds t and i."""
 
     def __init__(self, steps: list[list[float]]) -> None:
         self.steps = torch.tensor(steps)
@@ -303,9 +302,11 @@ class Scripted:
     def __call__(self, patches: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
         face = patches[:, 0, 0, 0, 0].long() // 10
         t = history[:, 0].long()
-        assert (history == history[:, :1]).all()
+        assert torch.equal(history[:, 1], face * (t > 0)), "each face gets its own d_t back"
         self.seen.append(face.tolist())
-        return self.steps[face, t][:, None].expand(-1, 136).clone(), history + 1
+        following = torch.zeros_like(history)
+        following[:, 0], following[:, 1] = t + 1, face
+        return self.steps[face, t][:, None].expand(-1, 136).clone(), following
 
 
 def starts(n: int) -> Tensor:

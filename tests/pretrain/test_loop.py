@@ -195,9 +195,9 @@ def test_a_training_that_cannot_be_is_an_error(change: dict[str, Any]) -> None:
 
 def test_devices_that_are_not_there_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop.torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="no CUDA device.*--device cpu"):
+    with pytest.raises(ValueError, match=r"no CUDA device.*--device cpu"):
         make_fabric("cuda")
-    with pytest.raises(ValueError, match="Unknown device 'abacus'.*auto, cpu, cuda"):
+    with pytest.raises(ValueError, match=r"Unknown device 'abacus'.*auto, cpu, cuda"):
         make_fabric("abacus")
     assert make_fabric("auto").device.type == "cpu"
 

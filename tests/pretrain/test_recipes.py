@@ -40,7 +40,7 @@ def test_recipes_name_networks_that_exist(name: str) -> None:
 
 
 def test_an_unknown_recipe_is_an_error() -> None:
-    with pytest.raises(ValueError, match="Unknown preset 'soufflé'.*compact"):
+    with pytest.raises(ValueError, match=r"Unknown preset 'soufflé'.*compact"):
         recipe("soufflé")
 
 

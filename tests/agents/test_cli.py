@@ -1,0 +1,181 @@
+"""The command line, and the run that it makes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agents import cli
+from agents.cli import app, main
+from agents.runs import RunConfig
+from face_align_env.networks import gen as gen_network
+from face_align_env.networks import lrn as lrn_network
+from face_align_env.networks.gen import GENConfig
+from face_align_env.networks.lrn import LRNConfig
+from pretrain import recipes
+from pretrain.loop import TrainingConfig
+from pretrain.recipes import Recipe
+
+METHODS = ["GEN", "LRN-2", "LRN-4", "LRN-8", "GEN-LRN8", "LRN+Eq.3", "DCRN"]
+STAGES = ["gen", "lrn-2", "lrn-4", "lrn-8", "gen-lrn8", "dcrn"]
+COMMON = ("--dataset", "--root", "--preset", "--device", "--seed")
+RUN = [
+    *("run", "--dataset", "synthetic", "--option", "size=8", "--preset", "micro", "--name", "toy"),
+    *("--gen-epochs", "1", "--lrn-epochs", "1", "--timesteps", "40", "--num-envs", "4", "--batch-size", "8"),
+    *("--device", "cpu"),
+]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and networks called micro."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(gen_network.PRESETS, "micro", GENConfig(input_size=16, width=4, hidden=16))
+    monkeypatch.setitem(lrn_network.PRESETS, "micro", LRNConfig(encoder=((4, 10, 10, 1),), bottleneck=4))
+    quick = TrainingConfig(epochs=2, batch_size=8)
+    monkeypatch.setitem(recipes.RECIPES, "micro", Recipe("micro", "micro", quick, quick))
+    monkeypatch.setattr(cli.console, "width", 200)
+    return tmp_path
+
+
+def call(*arguments: str) -> Any:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result
+
+
+def fail(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """What the entry point says on standard error before it exits with 1."""
+    monkeypatch.setattr(sys, "argv", ["face-align", *arguments])
+    monkeypatch.delenv("FACE_ALIGN_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as error:
+        main()
+    assert error.value.code == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("", ("pretrain", "train", "evaluate", "run")),
+        ("pretrain", ("gen", "lrn")),
+        *((command, COMMON) for command in ("pretrain gen", "pretrain lrn", "train", "run")),
+        ("evaluate", ("--split", "--root", "--device")),
+    ],
+)
+def test_help_says_what_there_is(command: str, named: tuple[str, ...]) -> None:
+    output = call(*command.split(), "--help").output
+    assert "Usage:" in output
+    assert [name for name in named if name not in output] == []
+
+
+def test_a_run_does_all_of_it_and_goes_on_where_it_stopped(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = call(*RUN).output
+    folder = here / "runs" / "toy"
+    for stage in STAGES:
+        assert (folder / stage / "weights.safetensors").is_file(), stage
+    assert (folder / "config.json").is_file()
+    assert (folder / "dcrn" / "model.zip").is_file()
+    document = json.loads((folder / "evaluation.json").read_text())
+    assert (document["dataset"], document["split"], document["num_faces"]) == ("synthetic", "test", 8)
+    assert [row["method"] for row in document["rows"]] == METHODS
+    iterations = {row["method"]: row["iterations"] for row in document["rows"]}
+    assert [iterations[f"LRN-{m}"] for m in (2, 4, 8)] == [2, 4, 8]
+    assert (iterations["GEN"], iterations["GEN-LRN8"]) == (0, 8)
+    assert 1 <= iterations["DCRN"] <= 10
+    assert len(list((folder / "figures" / "test").glob("*.png"))) == 4
+    assert all(method in output for method in METHODS)
+    assert str(Path("runs") / "toy") in output, "it says where the results are"
+    assert "complete" not in output
+
+    weights = {stage: (folder / stage / "weights.safetensors").stat().st_mtime_ns for stage in STAGES}
+    (folder / "dcrn" / "weights.safetensors").unlink()
+    output = call(*RUN).output
+    assert output.count("complete") == len(STAGES) - 1
+    for stage in STAGES[:-1]:
+        assert (folder / stage / "weights.safetensors").stat().st_mtime_ns == weights[stage]
+    assert (folder / "dcrn" / "weights.safetensors").is_file()
+
+    message = fail(capsys, monkeypatch, *RUN, "--seed", "7")
+    assert "seed: 0 before, 7 now" in message
+    assert "--name" in message
+
+    (folder / "evaluation.json").unlink()
+    call("evaluate", "runs/toy", "--split", "train")
+    assert json.loads((folder / "evaluation-train.json").read_text())["split"] == "train"
+    assert not (folder / "evaluation.json").exists()
+    assert "seed" in fail(capsys, monkeypatch, "run", "--name", "toy", "--preset", "micro", "--seed", "7")
+
+
+def test_the_stages_by_themselves(here: Path) -> None:
+    common = ["--dataset", "synthetic", "--option", "size=4", "--device", "cpu"]
+    assert "runs/gen" in call("pretrain", "gen", "--preset", "micro", "--epochs", "1", *common).output
+    call("pretrain", "lrn", "--preset", "micro", "--epochs", "1", "--iterations", "2", *common)
+    call(
+        "pretrain", "lrn", "--preset", "micro", "--epochs", "1", "--iterations", "1", "--from", "mean",
+        "--output", "runs/mean", *common,
+    )  # fmt: skip
+    call("train", "--timesteps", "8", "--num-envs", "2", *common)
+    for stage in ("gen", "lrn", "mean", "dcrn"):
+        assert (here / "runs" / stage / "weights.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run --dataset 301w", "Unknown dataset '301w'"),
+        ("run --dataset 300w --root nowhere", "'nowhere'"),
+        ("run --preset huge", "Unknown preset 'huge'; there are paper, compact"),
+        ("run --option size=0", "size of at least 1"),
+        ("pretrain gen --preset huge", "Unknown preset 'huge'"),
+        ("pretrain gen --device abacus", "Unknown device 'abacus'"),
+        ("pretrain lrn --preset micro --device cpu --option size=2", "face-align pretrain gen"),
+        ("train", "face-align pretrain lrn"),
+        ("evaluate nothing", "'nothing' is no folder of a run"),
+    ],
+)
+def test_mistakes_end_in_one_readable_line(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert message in fail(capsys, monkeypatch, *arguments.split())
+
+
+def test_what_looks_like_markup_is_printed_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "'[red]faces[/red]'" in fail(capsys, monkeypatch, "run", "--dataset", "[red]faces[/red]")
+
+
+@pytest.mark.parametrize("arguments", ["run --option size", "pretrain lrn --from nose", "fly"])
+def test_mistyped_options_are_usage_errors(arguments: str) -> None:
+    assert CliRunner().invoke(app, arguments.split()).exit_code == 2
+
+
+def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["face-align", "evaluate", "nothing"])
+    monkeypatch.setenv("FACE_ALIGN_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        main()
+
+
+def test_options_of_datasets_are_numbers_where_they_look_like_it() -> None:
+    data = cli._data("synthetic", None, 29, ["size=5", "scale=0.5", "boxes=detector", "note=a=b"])
+    assert data.options == {"size": 5, "scale": 0.5, "boxes": "detector", "note": "a=b"}
+    assert data.landmarks == 29
+    assert cli._data("synthetic", None, None, None).options is None
+
+
+def test_a_runs_configuration_survives_its_file(here: Path) -> None:
+    config = RunConfig(data=recipes.Data("pts", "x", 29, {"boxes": "detector"}), seed=3, alpha_2=2.5)
+    config.write(here / "runs" / "a")
+    assert RunConfig.read(here / "runs" / "a") == config
+    config.write(here / "runs" / "a")  # the same again is no conflict
