@@ -106,6 +106,9 @@ class FaceAligner:
         :return: trajectories (N, max_iterations + 1, K, 2) in crop pixels, which stand still after a face's last
             iteration, and (N,) int64 numbers of iterations
         """
+        if not len(crops):
+            steps = 1 if self.lrn is None else self.max_iterations + 1
+            return np.zeros((0, steps, self.start.num_landmarks, 2), np.float32), np.zeros(0, np.int64)
         parts = [self._align_batch(crops[i : i + self.batch_size]) for i in range(0, len(crops), self.batch_size)]
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 

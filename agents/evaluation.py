@@ -22,6 +22,7 @@ from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import atomic_path
 from face_align_env.prepared import FaceSource, PreparedFaces
 from face_align_env.vector_env import FaceAlignVectorEnv
+from pretrain.settings import write_json
 
 # Table 6, mean error in percent (and iterations) on 300W full, COFW and AFLW full. Quoted from the paper.
 PAPER_TABLE_6: dict[str, dict[str, float]] = {
@@ -176,9 +177,7 @@ def write_evaluation(
         "seed": seed,
         "rows": [{key: getattr(outcome.row, key) for key in _JSON_KEYS} for outcome in outcomes],
     }
-    temporary, final = atomic_path(path)
-    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, final)
+    write_json(path, document)
     arrays = {"ids": np.array(prepared.ids), "normalizer": np.array(prepared.normalizer)}
     for outcome in outcomes:
         arrays[f"{outcome.row.method}/nme"] = outcome.errors

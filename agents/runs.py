@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from face_align_env.mdp import MAX_ITERATIONS
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
-from face_align_env.networks.weights import atomic_path, load_weights
+from face_align_env.networks.weights import load_weights
 from pretrain.loop import make_fabric
 from pretrain.recipes import Data, FacesOnDevice, pretrain_gen, pretrain_lrn, recipe
+from pretrain.settings import settle
 
 WEIGHTS = "weights.safetensors"
 MEAN_CASCADES = (2, 4, 8)  # LRN-m of Table 6
@@ -80,17 +81,7 @@ class RunConfig:
 
         :raises ValueError: the folder belongs to a run with other settings
         """
-        path = Path(folder) / "config.json"
-        if path.is_file():
-            before = RunConfig.read(folder)
-            changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(before, f.name)]
-            if changed:
-                differences = "; ".join(f"{n}: {getattr(before, n)} before, {getattr(self, n)} now" for n in changed)
-                raise ValueError(f"'{folder}' holds a run with other settings ({differences}). Give another --name.")
-            return
-        temporary, final = atomic_path(path)
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, final)
+        settle(Path(folder) / "config.json", asdict(self))
 
 
 def run(

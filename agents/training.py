@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from tqdm import tqdm
 from agents.dcrn import DCRN
 from agents.vec_env import FaceAlignVecEnv
 from face_align_env.networks.lrn import LRN
-from face_align_env.networks.weights import atomic_path
+from face_align_env.networks.weights import atomic_path, file_digest
+from pretrain.settings import settle
 
 _MONITORED = ("nme", "iterations")  # of each episode's last info; Monitor keeps them beside return and length
 
@@ -103,10 +104,14 @@ def train_dcrn(
     :param device: of the networks
     :param env_options: keywords of ``gym.make("FaceAlign-v0")``
     :return: the trained agent
+    :raises ValueError: the folder holds a training with other settings
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     pretrained = LRN.load(lrn)
+    # More timesteps are welcome when it goes on, nothing else may differ.
+    goal = {"timesteps", "checkpoint_timesteps"}
+    fixed = {key: value for key, value in asdict(config).items() if key not in goal}
+    settle(folder / "settings.json", {**fixed, "lrn_sha256": file_digest(lrn), "environment": env_options})
     env = VecMonitor(
         FaceAlignVecEnv(
             config.num_envs,
@@ -136,7 +141,7 @@ def train_dcrn(
             device=device,
             **(config.overrides or {}),
         )
-    model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard", "csv"]))
+    model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
     remaining = config.timesteps - model.num_timesteps
     if remaining > 0:
         callback = _Checkpoints(folder, config.checkpoint_timesteps, config.timesteps)

@@ -1,6 +1,6 @@
 """PPO in a single file, after CleanRL: plain torch on the batched environment, nothing else to read.
 
-    python examples/ppo_single_file.py
+python examples/ppo_single_file.py
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ def parse_args() -> Args:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for f in fields(Args):
         parser.add_argument(
-            f"--{f.name.replace('_', '-')}", type=type(f.default), default=f.default, help=f"{helps[f.name]} (%(default)s)"
+            f"--{f.name.replace('_', '-')}",
+            type=type(f.default),
+            default=f.default,
+            help=f"{helps[f.name]} (%(default)s)",
         )
     return Args(**vars(parser.parse_args()))
 
@@ -118,7 +121,7 @@ class Agent(nn.Module):
             most of what returns differ by, and the observation does not show it.
         """
         features = self.trunk(patches, history)
-        value = self.value(features) + self.value_by_time(iterations.clamp(max=MAX_ITERATIONS-1))
+        value = self.value(features) + self.value_by_time(iterations.clamp(max=MAX_ITERATIONS - 1))
         return Normal(self.mean(features), self.log_std.exp()), value.squeeze(1)
 
 

@@ -29,9 +29,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/examples/episode.png"), help="(default: %(default)s)")
     args = parser.parse_args()
 
-    env = gym.make(
-        "FaceAlign-v0", dataset_options={"size": args.size}, initializer="mean", render_mode="rgb_array"
-    )
+    env = gym.make("FaceAlign-v0", dataset_options={"size": args.size}, initializer="mean", render_mode="rgb_array")
     truth = env.unwrapped.task.source.prepared.landmarks  # (N, K, 2); only a cheat looks here
     env.action_space.seed(args.seed)
     policies = {

@@ -20,6 +20,7 @@ from face_align_env.mdp import nme
 from face_align_env.networks.weights import atomic_path
 from pretrain.faces import DeviceFaces
 from pretrain.objectives import Objective
+from pretrain.settings import require_same
 
 _MEASUREMENTS = 10  # of the test split's NME, spread over the training
 
@@ -139,14 +140,7 @@ def fit(
     }
     state: dict[str, Any] = {"model": model, "optimizer": optimizer, "step": 0, "identity": identity}
     if checkpoint.is_file():
-        before = fabric.load(checkpoint)["identity"]
-        changed = [key for key in identity if before.get(key) != identity[key]]
-        if changed:
-            differences = "; ".join(f"{key}: {before.get(key)} before, {identity[key]} now" for key in changed)
-            raise ValueError(
-                f"'{checkpoint}' belongs to a training with other settings ({differences}). "
-                "Use another folder, or remove this one."
-            )
+        require_same(checkpoint, fabric.load(checkpoint)["identity"], identity)
         fabric.load(checkpoint, state)
 
     logger = TensorBoardLogger(folder, name="", version="tensorboard")

@@ -16,6 +16,7 @@ from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
+from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import PreparedFaces
 from pretrain.faces import DeviceFaces
 from pretrain.loop import TrainingConfig, fit
@@ -46,7 +47,7 @@ RECIPES = {
         "tiny",
         "tiny",
         TrainingConfig(epochs=60, batch_size=64, learning_rate=2e-3),
-        TrainingConfig(epochs=30, batch_size=64),
+        TrainingConfig(epochs=16, batch_size=64),
     ),
 }
 
@@ -174,6 +175,7 @@ def pretrain_lrn(
         "epochs": config.epochs,
         "seed": config.seed,
         "from": "mean" if gen is None else "gen",
+        "gen_sha256": None if gen is None else file_digest(gen),
         "iterations": iterations,
         "mean_shape": prepared.mean_shape().tolist(),
     }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from face_align_env.crops import CROP_SIZE
 from face_align_env.landmarks import get_scheme
-from face_align_env.networks.weights import load_weights, rebuild, save_weights
+from face_align_env.networks.weights import rebuild, save_weights
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,6 @@ class GEN(nn.Module):
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> GEN:
         """Rebuild a network from its file.
 
-        :raises FileNotFoundError, WeightsError: see :func:`~face_align_env.networks.weights.load_weights`
+        :raises FileNotFoundError, WeightsError: see :func:`~face_align_env.networks.weights.rebuild`
         """
-        config, tensors, _ = load_weights(path, "gen")
-        return rebuild(cls(GENConfig(**config)), tensors, path).to(device)
+        return rebuild(lambda config: cls(GENConfig(**config)), path, "gen", device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from face_align_env.landmarks import get_scheme
 from face_align_env.mdp import DEFAULT_ACTION_LIMIT, HISTORY_SIZE
-from face_align_env.networks.weights import load_weights, rebuild, save_weights
+from face_align_env.networks.weights import rebuild, save_weights
 from face_align_env.patches import PATCH_SIZE
 
 ConvLayer = tuple[int, int, int, int]
@@ -163,7 +163,6 @@ class LRN(nn.Module):
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> LRN:
         """Rebuild a network from its file.
 
-        :raises FileNotFoundError, WeightsError: see :func:`~face_align_env.networks.weights.load_weights`
+        :raises FileNotFoundError, WeightsError: see :func:`~face_align_env.networks.weights.rebuild`
         """
-        config, tensors, _ = load_weights(path, "lrn")
-        return rebuild(cls(LRNConfig(**config)), tensors, path).to(device)
+        return rebuild(lambda config: cls(LRNConfig(**config)), path, "lrn", device)

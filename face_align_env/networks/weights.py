@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,16 +87,33 @@ def load_weights(
         found = metadata.get("network", "something else")
         raise WeightsError(f"'{name}' holds {found}, not weights of the network '{network}' of this project.")
     floats = {key: t.to(torch.float32) if t.is_floating_point() else t for key, t in tensors.items()}
-    return json.loads(metadata["config"]), floats, json.loads(metadata.get("notes", "{}"))
-
-
-def rebuild(network: NetworkT, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> NetworkT:
-    """Fill a network with tensors that were read from ``path``.
-
-    :raises WeightsError: when names or shapes do not fit
-    """
     try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
+        return json.loads(metadata["config"]), floats, json.loads(metadata.get("notes", "{}"))
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"'{name}' has no readable configuration ({error}); get it again.") from error
+
+
+def rebuild(
+    make: Callable[[dict[str, Any]], NetworkT], path: str | os.PathLike[str], network: str, device: str | torch.device
+) -> NetworkT:
+    """Make a network out of its file.
+
+    :param make: from the configuration to the network with fresh weights
+    :param path: see :func:`load_weights`
+    :param network: see :func:`load_weights`
+    :param device: where it shall live
+    :raises FileNotFoundError: there is no such file
+    :raises WeightsError: the file is damaged, holds something else, or its configuration and tensors do not fit
+    """
+    config, tensors, _ = load_weights(path, network)
+    try:
+        rebuilt = make(config)
+        rebuilt.load_state_dict(tensors)
+    except (RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"'{os.fspath(path)}' does not fit its own configuration: {error}") from error
-    return network
+    return rebuilt.to(device)
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
