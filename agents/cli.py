@@ -187,16 +187,23 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")],
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of a run, runs/NAME; default: runs/DATASET-PRESET.")
+    ] = None,
+    dataset: DatasetOption = "synthetic",
+    preset: PresetOption = "compact",
     split: Annotated[list[str] | None, typer.Option(help="Repeat for several; default: all but train.")] = None,
+    on: Annotated[str | None, typer.Option(help="Measure on another dataset than the run's own.")] = None,
     root: RootOption = None,
     device: DeviceOption = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
 ) -> None:
     """Measure each method of a run: Table 6's rows, as table, evaluation.json and figures."""
     from agents import runs
 
-    _announce(f"Evaluating {run} on {device}")
-    runs.evaluate(run, split, device, console, root)
+    folder = run or _folder(dataset, preset)
+    _announce(f"Evaluating {folder} on {device}")
+    runs.evaluate(folder, split, device, console, root, on, seed)
 
 
 @app.command("run")
@@ -234,9 +241,13 @@ def run_command(
         agent=AgentConfig(timesteps, num_envs, gradient_steps, batch_size, agent, seed, augment),
         alpha_2=alpha_2,
     )
-    folder = Path("runs") / (name or f"{dataset}-{preset}")
+    folder = Path("runs") / name if name else _folder(dataset, preset)
     runs.run(config, folder, device, console)
     _done("Table and figures are there", folder)
+
+
+def _folder(dataset: str, preset: str) -> Path:
+    return Path("runs") / f"{dataset}-{preset}"
 
 
 def _announce(text: str) -> None:

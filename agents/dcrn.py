@@ -12,7 +12,7 @@ from stable_baselines3 import DDPG
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.utils import polyak_update, update_learning_rate
 from torch.nn import functional
 
 from agents.extractor import load_lrn
@@ -25,7 +25,8 @@ from face_align_env.networks.lrn import LRN
 class DCRNPreset:
     """What tames DDPG on a pretrained actor; each field is a keyword of :class:`DCRN`.
 
-    :param learning_rate: Adam's, for actor and critic
+    :param learning_rate: Adam's, for the actor
+    :param critic_learning_rate: Adam's, for the critic
     :param tau: share of the new weights in the targets' update, Table 2
     :param learning_starts: transitions collected (by the policy with noise) before the first update
     :param critic_warmup: updates in which the critic learns alone
@@ -36,6 +37,7 @@ class DCRNPreset:
     """
 
     learning_rate: float
+    critic_learning_rate: float
     tau: float
     learning_starts: int
     critic_warmup: int
@@ -46,8 +48,8 @@ class DCRNPreset:
 
 PRESETS = {
     # Algorithm 1 to the letter: updates from the first full minibatch on, nothing holds the actor.
-    "paper": DCRNPreset(1e-3, 0.8, 128, 0, 0.0, 1.0, False),
-    "stable": DCRNPreset(1e-4, 0.8, 1000, 200, 1.0, 1.0, True),
+    "paper": DCRNPreset(1e-3, 1e-3, 0.8, 128, 0, 0.0, 1.0, False),
+    "stable": DCRNPreset(1e-4, 1e-3, 0.8, 1000, 200, 1.0, 1.0, True),
 }
 
 
@@ -62,7 +64,8 @@ class DCRN(DDPG):
     :param env: the environment
     :param lrn: pretrained LRN, network or weights; None: fresh ``compact`` weights
     :param preset: ``"stable"`` or ``"paper"`` (see :data:`PRESETS`); gives the keywords that are None
-    :param learning_rate: Adam's, for actor and critic
+    :param learning_rate: Adam's, for the actor; a number or a schedule
+    :param critic_learning_rate: Adam's, for the critic
     :param tau: share of the new weights in the targets' update
     :param gamma: discount, Table 2
     :param learning_starts: transitions collected before the first update
@@ -93,6 +96,7 @@ class DCRN(DDPG):
         lrn: LRN | str | os.PathLike[str] | None = None,
         preset: str = "stable",
         learning_rate: float | Schedule | None = None,
+        critic_learning_rate: float | None = None,
         tau: float | None = None,
         gamma: float = 0.9,
         learning_starts: int | None = None,
@@ -121,6 +125,7 @@ class DCRN(DDPG):
             return getattr(chosen, name) if value is None else value
 
         self.preset = preset
+        self.critic_learning_rate: float = pick(critic_learning_rate, "critic_learning_rate")
         self.critic_warmup: int = pick(critic_warmup, "critic_warmup")
         self.imitation_weight: float = pick(imitation_weight, "imitation_weight")
         self.noise: float = pick(noise, "noise")
@@ -189,7 +194,8 @@ class DCRN(DDPG):
         """Updates of Algorithm 1, with the critic's warm-up and the imitation term."""
         policy, size = self.policy, self.policy.critic.action_size
         policy.set_training_mode(True)
-        self._update_learning_rate([policy.actor.optimizer, policy.critic.optimizer])
+        self._update_learning_rate(policy.actor.optimizer)
+        update_learning_rate(policy.critic.optimizer, self.critic_learning_rate)
         losses: dict[str, list[float]] = {"critic_loss": [], "actor_loss": [], "imitation": [], "q": []}
         for _ in range(gradient_steps):
             self._n_updates += 1

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +76,28 @@ class Outcome:
     :param errors: (N,) final NME, fractions
     :param iterations: (N,) int64
     :param error_path: (T + 1, N) NME of x_t; it stands still after a face's last iteration
+    :param returns: (N,) return of each face's episode, see :func:`episode_returns`; None: no episodes
     """
 
     row: Row
     errors: npt.NDArray[np.float64]
     iterations: npt.NDArray[np.int64]
     error_path: npt.NDArray[np.float64]
+    returns: npt.NDArray[np.float64] | None = None
+
+    def with_episodes(self, returns: npt.NDArray[np.float64], successes: npt.NDArray[np.bool_]) -> Outcome:
+        """The same with what :func:`episode_returns` has found."""
+        row = replace(self.row, mean_return=float(returns.mean()), success_rate=100 * float(successes.mean()))
+        return replace(self, row=row, returns=returns)
 
 
-def evaluate_method(method: str, aligner: FaceAligner, prepared: PreparedFaces) -> Outcome:
+def evaluate_method(method: str, aligner: FaceAligner, prepared: PreparedFaces, seed: int = 0) -> Outcome:
     """Run a method on every face of a split.
 
     :param method: its name in the table
     :param aligner: the method
     :param prepared: the faces
+    :param seed: of the bootstrap interval
     """
     trajectories, iterations, times = [], [], []
     batch = aligner.batch_size
@@ -105,7 +113,7 @@ def evaluate_method(method: str, aligner: FaceAligner, prepared: PreparedFaces) 
     path, steps = np.concatenate(trajectories), np.concatenate(iterations)
     errors = np.stack([nme(path[:, t], prepared.landmarks, prepared.d, prepared.counted) for t in range(path.shape[1])])
     pupil = nme(path[:, -1], prepared.landmarks, prepared.distances("inter_pupil"), prepared.counted)
-    low, high = bootstrap_interval(errors[-1])
+    low, high = bootstrap_interval(errors[-1], seed=seed)
     row = Row(
         method=method,
         nme=100 * float(errors[-1].mean()),
@@ -182,9 +190,8 @@ def write_evaluation(
     for outcome in outcomes:
         arrays[f"{outcome.row.method}/nme"] = outcome.errors
         arrays[f"{outcome.row.method}/iterations"] = outcome.iterations
-        if outcome.row.mean_return is not None:
-            arrays[f"{outcome.row.method}/mean_return"] = np.array(outcome.row.mean_return)
-            arrays[f"{outcome.row.method}/success_rate"] = np.array(outcome.row.success_rate)
+        if outcome.returns is not None:
+            arrays[f"{outcome.row.method}/return"] = outcome.returns
     temporary, final = atomic_path(Path(path).with_suffix(".npz"))
     with temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

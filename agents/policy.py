@@ -87,7 +87,7 @@ class DCRNPolicy(TD3Policy):
 
     :param observation_space: of FaceAlign-v0
     :param action_space: of ``LearnedHistory(FaceAlign-v0)``
-    :param lr_schedule: learning rate of actor and critic
+    :param lr_schedule: learning rate of the optimizers when they are made
     :param lrn_config: sizes of the actor and of the critic's trunk; the weights come with :meth:`start_from`.
         None: the ``compact`` preset
     :param freeze_encoder: actor and critic share the pretrained patch encoder and leave it as it is. Four fifths of

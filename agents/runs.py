@@ -145,43 +145,54 @@ def evaluate(
     device: str = "cpu",
     console: Console | None = None,
     root: str | None = None,
+    on: str | None = None,
+    seed: int = 0,
 ) -> None:
-    """Measure every method of a run on its test splits; ``evaluation.json`` is that of the dataset's test split.
+    """Measure every method of a run on test splits; ``evaluation.json`` is that of the dataset's test split.
 
     :param folder: the run's folder
     :param splits: None: every split but the training split
     :param device: where the networks run
     :param console: where the tables go
-    :param root: of the data, where it has moved since
+    :param root: of the data, where it is not where the run found it
+    :param on: another dataset of the same landmarks; None: the run's own
+    :param seed: of the bootstrap intervals
+    :raises FileNotFoundError: it is no run's folder, or it has no weights
+    :raises ValueError: the other dataset has no such landmarks
     """
     console = console or Console()
     folder = Path(folder)
     config = RunConfig.read(folder)
-    data = config.data if root is None else replace(config.data, root=root)
+    data = config.data
+    if on is not None and on != data.dataset:
+        num_landmarks = GEN.load(folder / "gen" / WEIGHTS).num_landmarks
+        data = Data(on, root, num_landmarks)
+    elif root is not None:
+        data = replace(data, root=root)
     dataset = load_dataset(data.dataset, "train", data.root, data.landmarks, **(data.options or {}))
+    initializer = GENInitializer(folder / "gen" / WEIGHTS, device)
     for split in splits or dataset.splits[1:]:
         prepared = data.prepare(split, max_cached=2048)
         outcomes = []
         for method, aligner in methods(folder, config, device):
-            outcome = evaluate_method(method, aligner, prepared)
+            outcome = evaluate_method(method, aligner, prepared, seed)
             if method in ("LRN+Eq.3", "DCRN"):
                 assert aligner.lrn is not None
-                initializer = GENInitializer(folder / "gen" / WEIGHTS, device)
                 returns, successes = episode_returns(aligner.lrn, prepared, initializer, alpha_2=config.alpha_2)
-                row = replace(
-                    outcome.row, mean_return=float(returns.mean()), success_rate=100 * float(successes.mean())
-                )
-                outcome = replace(outcome, row=row)
+                outcome = outcome.with_episodes(returns, successes)
             outcomes.append(outcome)
+        own = data.dataset == config.data.dataset
         main = split == dataset.test_split
-        name = "evaluation" if main else f"evaluation-{split}"
+        name = "-".join(["evaluation", *([] if own else [data.dataset]), *([] if main else [split])])
         write_evaluation(folder / f"{name}.json", prepared, config.seed, outcomes)
         title = f"{data.dataset} {split}, {len(prepared)} faces, preset {config.preset}, seed {config.seed}"
-        paper = PAPER_TABLE_6.get(data.dataset) if main else None
+        if not own:
+            title += f", trained on {config.data.dataset}"
+        paper = PAPER_TABLE_6.get(data.dataset) if main and own else None
         console.print(table(title, [outcome.row for outcome in outcomes], paper))
         if paper:
             console.print(f"The paper's DCRN takes {PAPER_ITERATIONS[data.dataset]} iterations on average.")
-        figures = save_figures(outcomes, title, folder / "figures" / split)
+        figures = save_figures(outcomes, title, folder / "figures" / (split if own else f"{data.dataset}-{split}"))
         console.print(f"Results: {folder / name}.json, figures: {figures[0].parent}")
 
 

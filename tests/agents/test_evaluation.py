@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,8 @@ def test_returns_are_those_of_playing_each_face(
 def outcomes(aligner: FaceAligner, faces: PreparedFaces) -> list[Outcome]:
     gen = evaluate_method("GEN", FaceAligner(aligner.start, None), faces)
     dcrn = evaluate_method("DCRN", aligner, faces)
-    return [gen, replace(dcrn, row=replace(dcrn.row, mean_return=-3.5, success_rate=25.0))]
+    returns, successes = np.arange(7.0), np.array([True] * 3 + [False] * 4)
+    return [gen, dcrn.with_episodes(returns, successes)]
 
 
 def test_the_json_has_the_documented_keys(aligner: FaceAligner, faces: PreparedFaces, tmp_path: Path) -> None:
@@ -133,7 +133,9 @@ def test_the_json_has_the_documented_keys(aligner: FaceAligner, faces: PreparedF
     np.testing.assert_array_equal(arrays["DCRN/nme"], measured[1].errors)
     np.testing.assert_array_equal(arrays["DCRN/iterations"], measured[1].iterations)
     assert arrays["ids"].tolist() == faces.ids
-    assert arrays["DCRN/mean_return"] == -3.5
+    np.testing.assert_array_equal(arrays["DCRN/return"], np.arange(7.0))
+    assert "GEN/return" not in arrays
+    assert (measured[1].row.mean_return, measured[1].row.success_rate) == (3.0, pytest.approx(300 / 7))
 
 
 def test_the_table_shows_every_row_beside_the_paper() -> None:
