@@ -23,6 +23,7 @@ from agents.evaluation import (
 )
 from agents.figures import save_figures
 from agents.training import AgentConfig, train_dcrn
+from face_align_env.crops import CROP_SIZE
 from face_align_env.datasets import load_dataset
 from face_align_env.initialization import GENInitializer
 from face_align_env.mdp import MAX_ITERATIONS
@@ -111,6 +112,9 @@ def run(
         f"Run in {folder}: {config.data.dataset}, {len(dataset)} training faces, {dataset.scheme.num_landmarks} "
         f"landmarks, preset {config.preset}, seed {config.seed}, on {fabric.device}."
     )
+    if not all((folder / stage / WEIGHTS).is_file() for stage in stages if stage != "dcrn"):
+        for part in ("train", "test"):
+            faces(part, CROP_SIZE)  # read once, at full size; GEN's smaller crops are made from these
     for number, stage in enumerate(stages, 1):
         if (folder / stage / WEIGHTS).is_file():
             console.print(f"{number}/{len(stages) + 1} {stage}: complete")

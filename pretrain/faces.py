@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,23 @@ from face_align_env.crops import CONTEXT, CROP_SIZE
 from face_align_env.prepared import PreparedFaces
 
 _CHUNK = 64  # faces prepared at a time, to bound the memory of the reduction
+
+
+def _side(size: int) -> int:
+    """Side of a context around crops of ``size`` pixels."""
+    return round((CROP_SIZE + 2 * CONTEXT) * size / CROP_SIZE)
+
+
+def _reduce(contexts: Tensor, size: int) -> Tensor:
+    """(N, S, S, 3) uint8 contexts of 256-pixel crops, for crops of ``size`` pixels.
+
+    The mean over the pixels under each new one, as GEN itself reduces full crops.
+    """
+    side = _side(size)
+    if side == contexts.shape[1]:
+        return contexts
+    small = torch.nn.functional.adaptive_avg_pool2d(contexts.permute(0, 3, 1, 2).float(), side)
+    return small.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 @dataclass(eq=False)  # not frozen: Fabric rebuilds it when it converts a model's inputs
@@ -46,21 +64,22 @@ class DeviceFaces:
         self, prepared: PreparedFaces, size: int, device: torch.device | str = "cpu", progress: bool = True
     ) -> None:
         self.prepared, self.size, self.device = prepared, size, torch.device(device)
-        side = round((CROP_SIZE + 2 * CONTEXT) * size / CROP_SIZE)
         n = len(prepared)
-        self.contexts = torch.empty((n, side, side, 3), dtype=torch.uint8, device=self.device)
+        self.contexts = torch.empty((n, *[_side(size)] * 2, 3), dtype=torch.uint8, device=self.device)
         title = f"reading {prepared.dataset.name} {prepared.dataset.split}"
         with tqdm(total=n, desc=title, unit="face", disable=not progress, leave=False) as bar:
             for start in range(0, n, _CHUNK):
                 indices = range(start, min(start + _CHUNK, n))
                 chunk = torch.from_numpy(np.stack([prepared.context(i) for i in indices])).to(self.device)
-                if side != chunk.shape[1]:
-                    # The mean over the pixels under each new one, as GEN itself reduces full crops.
-                    images = chunk.permute(0, 3, 1, 2).float()
-                    small = torch.nn.functional.adaptive_avg_pool2d(images, side)
-                    chunk = small.round().to(torch.uint8).permute(0, 2, 3, 1)
-                self.contexts[start : start + len(chunk)] = chunk
+                self.contexts[start : start + len(chunk)] = _reduce(chunk, size)
                 bar.update(len(chunk))
+
+    def reduced(self, size: int) -> DeviceFaces:
+        """The same faces at a lower resolution, without reading them again."""
+        faces = copy.copy(self)
+        faces.size = size
+        faces.contexts = torch.cat([_reduce(chunk, size) for chunk in self.contexts.split(_CHUNK)])
+        return faces
 
     def __len__(self) -> int:
         return len(self.contexts)

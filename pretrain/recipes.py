@@ -10,6 +10,7 @@ import torch
 from lightning.fabric import Fabric
 
 from face_align_env.augmentation import Augmentation
+from face_align_env.crops import CROP_SIZE
 from face_align_env.datasets import load_dataset
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
@@ -107,7 +108,10 @@ class FacesOnDevice:
     def __call__(self, part: str, size: int) -> DeviceFaces:
         """The faces of ``"train"`` or ``"test"`` for crops of ``size`` pixels."""
         if (part, size) not in self._faces:
-            self._faces[part, size] = DeviceFaces(self.prepared(part), size, self.device)
+            full = self._faces.get((part, CROP_SIZE))
+            self._faces[part, size] = (
+                DeviceFaces(self.prepared(part), size, self.device) if full is None else full.reduced(size)
+            )
         return self._faces[part, size]
 
 
@@ -153,7 +157,7 @@ def pretrain_lrn(
     :param action_limit: bound of an increment, pixels; None: the preset's
     :return: NME on the test split, a fraction
     """
-    train = faces("train", 256)
+    train = faces("train", CROP_SIZE)
     torch.manual_seed(config.seed)
     prepared = train.prepared
     network = lrn_network.preset(preset, prepared.scheme.num_landmarks)
@@ -180,5 +184,5 @@ def pretrain_lrn(
         "mean_shape": prepared.mean_shape().tolist(),
     }
     title = f"LRN-{iterations}" if gen is None else f"GEN-LRN{iterations}"
-    test = faces("test", 256)
+    test = faces("test", CROP_SIZE)
     return fit(objective, train, test, config, augmentation or Augmentation(), folder, fabric, notes, title=title)

@@ -42,7 +42,7 @@ class GENConfig:
 PRESETS = {
     "paper": GENConfig(),
     "compact": GENConfig(input_size=112, width=32, batch_norm=True, dropout=0.2),
-    # Coarse on purpose: a twentieth of a millisecond of GEN more buys less accuracy than an iteration of LRN does.
+    # Small and coarse: on a CPU the cascade is where time is well spent.
     "tiny": GENConfig(input_size=48, width=8, hidden=128, batch_norm=True, dropout=0.1),
 }
 
