@@ -69,7 +69,9 @@ def main() -> None:
         )
     path = args.output / "aligned.png"
     cv2.imwrite(str(path), picture[:, :, ::-1])
-    print(f"The photo, {SCALE} times as large, with landmarks (blue) and their way from GEN's estimate (orange): {path}")
+    print(
+        f"The photo, {SCALE} times as large, with landmarks (blue) and their way from GEN's estimate (orange): {path}"
+    )
 
 
 if __name__ == "__main__":

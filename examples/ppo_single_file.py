@@ -29,7 +29,7 @@ from face_align_env.networks.lrn import LRN, preset
 class Args:
     """Everything that can be changed from the command line."""
 
-    timesteps: int = 12_000
+    timesteps: int = 8_192
     """transitions to collect, over all faces of the batch together"""
     seed: int = 0
     """of everything random"""
@@ -49,9 +49,9 @@ class Args:
     """Adam's; it falls to zero"""
     gamma: float = 0.9
     """discount, Table 2 of the paper"""
-    gae_lambda: float = 0.95
+    gae_lambda: float = 0.5
     """of the generalised advantage estimation"""
-    epochs: int = 4
+    epochs: int = 6
     """passes over a rollout"""
     minibatch_size: int = 128
     """transitions an update"""

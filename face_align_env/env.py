@@ -29,7 +29,9 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
 
     `Box(-action_limit, action_limit, (2K,), float32)`: the increments `[dx_1, dy_1, ..., dx_K, dy_K]`, in pixels of
     the 256x256 crop of the face. Actions outside the box are clipped; a NaN or a wrong shape is a `ValueError`. The
-    limit is chosen from data, so that the first corrections of real faces fit: see `face_align_env.mdp.DEFAULT_ACTION_LIMIT`.
+    limit is chosen from data, so that the first corrections of real faces fit. On 300W full, 99.92 % of the coordinates
+    of x^ - x_0 are within 32 pixels when the `tiny` GEN starts; from the mean shape 91.8 % are (300W train), and the
+    others take two steps.
 
     Pixels are kept, rather than [-1, 1], because Eq. 3 and exploration noise speak pixels;
     `gymnasium.wrappers.RescaleAction` serves who wants [-1, 1].

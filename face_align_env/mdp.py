@@ -19,7 +19,7 @@ MAX_ITERATIONS = 10
 TERMINAL_REWARD = 10.0
 TIMEOUT_REWARD = -10.0
 HISTORY_SIZE = 512  # of d_t
-DEFAULT_ACTION_LIMIT = 32.0  # pixels of the crop; bounds each coordinate of a_t
+DEFAULT_ACTION_LIMIT = 32.0  # pixels of the crop; bounds each coordinate of a_t, see FaceAlignEnv
 
 
 @dataclass(frozen=True)
