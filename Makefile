@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml setup.cfg constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/face-align run --dataset synthetic --preset tiny --name demo --option size=1000 \
-		--gen-epochs 25 --lrn-epochs 8 --timesteps 4000 --batch-size 64 --no-augment --device cpu
+		--gen-epochs 25 --lrn-epochs 10 --timesteps 8000 --batch-size 64 --no-augment --device cpu
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

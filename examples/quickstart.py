@@ -1,6 +1,12 @@
-"""FaceAlign-v0 in thirty lines: three policies that learn nothing play the same faces, and one episode is drawn.
+"""FaceAlign-v0 without learning: three policies play at least 200 steps each, and one episode is drawn.
 
     python examples/quickstart.py
+
+Measured with that command (2 s of processor time):
+
+       still: mean return -10.00, 10.0 iterations, NME 36.4 % -> 36.4 %, 20 episodes
+      random: mean return -18.10, 10.0 iterations, NME 36.4 % -> 81.3 %, 20 episodes
+    cheating: mean return +12.64,  3.6 iterations, NME 33.1 % -> 1.1 %, 55 episodes
 
 - still: answers with zeros. Only -10 after ten iterations awaits it, unless x_0 is good already.
 - random: leaps of up to 32 pixels; the error grows, which costs 1 each time.

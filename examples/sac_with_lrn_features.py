@@ -1,0 +1,166 @@
+"""Plugging in another algorithm: Stable-Baselines3's SAC, with the trunk of LRN as its features.
+
+    python examples/sac_with_lrn_features.py
+
+Measured with that command (seed 0, no other seed tried): mean return on 50 held-out faces, without noise, -9.60 before
+and -5.94 after 3,200 steps; their NME, 30.6 % at the start, ends at 30.7 % before and at 22.8 % after. It took 118 s of
+processor time (``time``: user + sys) on one thread of a machine that was busy with other work, where the wall-clock
+of 11 min 16 s says nothing.
+
+LRNExtractor and FaceReplayBuffer are all that SAC needs to run. The two small wrappers are there because it starts
+from fresh weights and the mean shape, and has few steps to learn from; with ``--lrn`` it starts from pretrained features.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from agents.extractor import LRNExtractor
+from agents.replay_buffer import FaceReplayBuffer
+from agents.vec_env import FaceAlignVecEnv
+from face_align_env.networks.lrn import LRN, preset
+
+
+class ShapeModes(VecEnvWrapper):
+    """The same actions in other coordinates: component m, in [-1, 1], moves the shape along its m-th mode.
+
+    Noise on each landmark by itself tears a shape apart, and Eq. 4 answers with -1 whatever the policy meant. Noise
+    on the modes turns, shifts and widens it as faces differ.
+
+    :param venv: FaceAlign-v0
+    :param modes: (2K, 2K), rows in pixels
+    """
+
+    def __init__(self, venv: VecEnv, modes: np.ndarray) -> None:
+        super().__init__(venv, action_space=spaces.Box(-1.0, 1.0, (len(modes),), np.float32))
+        self.modes = modes
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.venv.step_async(actions @ self.modes)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        return self.venv.step_wait()
+
+
+class WithoutTimeoutPenalty(VecEnvWrapper):
+    """Leaves out the -10 after the tenth iteration; for training only.
+
+    The observation does not say how many iterations there have been, so to a critic this -10 is noise ten times as
+    large as the rewards of Eq. 4. SAC bootstraps past the limit, as Stable-Baselines3 does by default.
+
+    :param venv: FaceAlign-v0
+    """
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        timeouts = np.array([info["TimeLimit.truncated"] for info in infos])
+        return observations, np.where(timeouts, 0, rewards), dones, infos
+
+
+def shape_modes(shapes: np.ndarray, count: int = 8) -> np.ndarray:
+    """(2K, 2K) the first principal axes of the shapes (N, K, 2), one standard deviation long, in pixels; then zeros.
+
+    As many rows as coordinates, because :class:`~agents.replay_buffer.FaceReplayBuffer` stores actions of size 2K.
+    """
+    deviations = (shapes - shapes.mean(0)).reshape(len(shapes), -1)
+    variances, axes = np.linalg.eigh(np.cov(deviations.T))
+    modes = (axes * np.sqrt(variances.clip(0))).T[::-1].astype(np.float32)
+    modes[count:] = 0
+    return modes
+
+
+def measure(model: SAC, env: VecEnv) -> str:
+    """Mean return of the policy without noise, and the NME where episodes ended."""
+    errors: list[tuple[float, float]] = []
+
+    def keep(local: dict[str, Any], _: dict[str, Any]) -> None:
+        if local["done"]:
+            errors.append((local["info"]["initial_nme"], local["info"]["nme"]))
+
+    # A test split is played in order, in each slot from its beginning: give each slot a face of its own.
+    env.set_options([{"index": i} for i in range(env.num_envs)])
+    mean, deviation = evaluate_policy(model, env, n_eval_episodes=env.num_envs, callback=keep)
+    start, end = 100 * np.mean(errors, axis=0)
+    return f"mean return {mean:+.2f} (standard deviation {deviation:.2f}), NME {start:.1f} % -> {end:.1f} %"
+
+
+def main() -> None:
+    """Train, and measure before and after."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--timesteps", type=int, default=3200, help="transitions to collect (%(default)s)")
+    parser.add_argument("--learning-starts", type=int, default=400, help="with random actions (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
+    parser.add_argument("--size", type=int, default=400, help="number of training faces (%(default)s)")
+    parser.add_argument("--eval-faces", type=int, default=50, help="number of held-out faces (%(default)s)")
+    parser.add_argument("--num-envs", type=int, default=16, help="faces at once (%(default)s)")
+    parser.add_argument("--landmarks", type=int, default=19, help="19, 29 or 68; few are fast (%(default)s)")
+    parser.add_argument("--step", type=float, default=0.15, help="largest step, in standard deviations (%(default)s)")
+    parser.add_argument("--lrn", help="weights of a pretrained LRN; default: a fresh tiny one")
+    parser.add_argument("--freeze", action="store_true", help="keep LRN's patch encoder as it is")
+    parser.add_argument("--output", type=Path, default=Path("runs/examples/sac"), help="folder (%(default)s)")
+    args = parser.parse_args()
+    set_random_seed(args.seed)  # of the fresh LRN too
+
+    faces: dict[str, Any] = {"landmarks": args.landmarks}
+    train = FaceAlignVecEnv(args.num_envs, dataset_options={"size": args.size}, initializer="mean", **faces)
+    task = train.get_attr("task")[0]
+    test = FaceAlignVecEnv(
+        args.eval_faces,
+        split="test",
+        dataset_options={"size": args.eval_faces},
+        initializer=task.initializer,
+        termination="oracle",
+        **faces,
+    )
+    modes = args.step * shape_modes(task.source.prepared.landmarks)
+    lrn = args.lrn or LRN(preset("tiny", args.landmarks))
+
+    # SAC in ten lines: features, replay buffer, environment.
+    env = WithoutTimeoutPenalty(ShapeModes(VecMonitor(train), modes))
+    model = SAC(
+        "MultiInputPolicy",
+        env,
+        policy_kwargs={
+            "features_extractor_class": LRNExtractor,
+            "features_extractor_kwargs": {"lrn": lrn, "freeze": args.freeze},
+        },
+        replay_buffer_class=FaceReplayBuffer,
+        replay_buffer_kwargs={"faces": task.source},
+        buffer_size=20_000,
+        learning_starts=args.learning_starts,
+        learning_rate=7e-4,
+        gamma=0.5,  # each iteration earns its own reward; a short horizon is learned sooner
+        tau=0.05,
+        batch_size=64,
+        gradient_steps=4,
+        ent_coef=0.02,
+        seed=args.seed,
+    )
+
+    held_out = ShapeModes(VecMonitor(test), modes)
+    print(f"before: {measure(model, held_out)}")
+    model.learn(args.timesteps)
+    print(f"after: {measure(model, held_out)}")
+    args.output.mkdir(parents=True, exist_ok=True)
+    model.save(args.output / "model.zip")
+    print(f"The model: {args.output / 'model.zip'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The examples run, at toy size, and say what they promise to say."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from agents.runs import RunConfig
+from face_align_env.networks import gen as gen_network
+from face_align_env.networks import lrn as lrn_network
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+Run = Callable[..., list[str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``run("quickstart", "--seed", 0)``: what the script prints, line by line."""
+
+    def run_script(name: str, *arguments: object) -> list[str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    return run_script
+
+
+def measured(lines: list[str]) -> tuple[str, str]:
+    """What is said of the policy before and after learning."""
+    (before,) = (line for line in lines if line.startswith("before: mean return "))
+    (after,) = (line for line in lines if line.startswith("after: mean return "))
+    return before.removeprefix("before: "), after.removeprefix("after: ")
+
+
+PPO = ("--timesteps", 64, "--num-envs", 4, "--num-steps", 16, "--size", 12, "--eval-faces", 4, "--epochs", 1)
+SAC = ("--timesteps", 64, "--num-envs", 4, "--learning-starts", 16, "--size", 12, "--eval-faces", 4)
+
+
+def test_quickstart_compares_three_policies_and_draws_an_episode(run: Run, tmp_path: Path) -> None:
+    lines = run("quickstart", "--timesteps", 20, "--size", 4, "--output", tmp_path / "episode.png")
+    still, random, cheating = (float(line.split("mean return")[1].split(",")[0]) for line in lines[:3])
+    assert random < still < cheating
+    assert cv2.imread(str(tmp_path / "episode.png")) is not None
+
+
+def test_ppo_measures_itself_and_is_deterministic(run: Run, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert measured(run("ppo_single_file", *PPO, "--output", first)) == measured(
+        run("ppo_single_file", *PPO, "--output", second)
+    )
+    assert (first / "curve.csv").read_text().startswith("timesteps,return")
+    assert (first / "curve.csv").read_text() == (second / "curve.csv").read_text()
+    weights, again = (torch.load(folder / "agent.pt", weights_only=True) for folder in (first, second))
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_ppo_starts_from_a_pretrained_lrn_and_takes_single_coordinates(run: Run, tmp_path: Path) -> None:
+    LRN(lrn_network.preset("tiny", 68)).save(tmp_path / "lrn.safetensors")
+    measured(run("ppo_single_file", *PPO, "--modes", 0, "--lrn", tmp_path / "lrn.safetensors", "--output", tmp_path))
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_sac_measures_itself(run: Run, tmp_path: Path, pretrained: bool) -> None:
+    LRN(lrn_network.preset("tiny", 19)).save(tmp_path / "lrn.safetensors")
+    more = ("--lrn", tmp_path / "lrn.safetensors", "--freeze") if pretrained else ()
+    measured(run("sac_with_lrn_features", *SAC, *more, "--output", tmp_path))
+    assert (tmp_path / "model.zip").is_file()
+
+
+@pytest.fixture
+def micro_run(tmp_path: Path) -> Path:
+    """The folder of a run whose networks have learned nothing."""
+    folder = tmp_path / "micro"
+    for stage in ("gen", "dcrn"):
+        (folder / stage).mkdir(parents=True)
+    mean_shape = torch.linspace(60, 190, 136).view(68, 2)
+    GEN(gen_network.preset("tiny", 68), mean_shape).save(folder / "gen" / "weights.safetensors")
+    LRN(lrn_network.preset("tiny", 68)).save(folder / "dcrn" / "weights.safetensors")
+    RunConfig(preset="tiny", alpha_2=3.0).write(folder)
+    return folder
+
+
+def test_align_photo_draws_a_synthetic_face(run: Run, tmp_path: Path, micro_run: Path) -> None:
+    lines = run("align_photo", "--run", micro_run, "--output", tmp_path)
+    assert lines[0].startswith("face 0: 68 landmarks")
+    photo, aligned = (cv2.imread(str(tmp_path / name)) for name in ("photo.png", "aligned.png"))
+    assert photo is not None
+    assert aligned is not None
+    assert aligned.shape == (2 * photo.shape[0], 2 * photo.shape[1], 3)
+    assert (aligned != cv2.resize(photo, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)).any()
+
+
+def test_align_photo_takes_the_boxes_of_a_photo(run: Run, tmp_path: Path, micro_run: Path) -> None:
+    photo = tmp_path / "two faces.png"
+    cv2.imwrite(str(photo), np.full((200, 300, 3), 128, dtype=np.uint8))
+    boxes = ("--box", 20, 20, 120, 150, "--box", 150, 30, 280, 180)
+    lines = run("align_photo", photo, *boxes, "--run", micro_run, "--output", tmp_path)
+    assert [line.split(":")[0] for line in lines[:2]] == ["face 0", "face 1"]
+
+
+def test_align_photo_without_a_run_says_how_to_get_one(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        run("align_photo", "--run", tmp_path / "none", "--output", tmp_path)
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in EXAMPLES.glob("*.py")))
+def test_every_example_says_how_it_is_run(run: Run, capsys: pytest.CaptureFixture[str], script: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(script, "--help")
+    assert stop.value.code == 0
+    assert f"python examples/{script}.py" in capsys.readouterr().out
