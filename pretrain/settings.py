@@ -33,13 +33,17 @@ def write_json(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
     os.replace(temporary, final)
 
 
+def _as_text(value: object) -> str:
+    return os.fspath(value) if isinstance(value, os.PathLike) else type(value).__qualname__
+
+
 def settle(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
     """Write the settings to a file; where there is one already, check that it says the same.
 
     :raises ValueError: see :func:`require_same`
     """
-    # through JSON, where tuples are lists and paths are text
-    now = json.loads(json.dumps(settings, default=os.fspath))
+    # through JSON, where tuples are lists, paths are text, and an object (a dataset, say) is the name of its class
+    now = json.loads(json.dumps(settings, default=_as_text))
     if Path(path).is_file():
         require_same(Path(path).parent, json.loads(Path(path).read_text(encoding="utf-8")), now)
     else:
