@@ -15,8 +15,8 @@ $(INSTALLED): pyproject.toml setup.cfg constraints.txt
 	touch $(INSTALLED)
 
 demo: $(INSTALLED)
-	$(BIN)/face-align run --dataset synthetic --preset tiny --name demo --option size=1000 \
-		--gen-epochs 25 --lrn-epochs 10 --timesteps 8000 --batch-size 64 --no-augment --device cpu
+	$(BIN)/face-align run --dataset synthetic --preset tiny --name demo --option size=600 \
+		--gen-epochs 40 --lrn-epochs 13 --timesteps 8000 --batch-size 64 --no-augment --device cpu
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

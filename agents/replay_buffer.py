@@ -24,7 +24,7 @@ class FaceReplayBuffer(ReplayBuffer):
 
     :param buffer_size: transitions, over all environments together
     :param observation_space: of FaceAlign-v0
-    :param action_space: of FaceAlign-v0, or of LearnedHistory
+    :param action_space: of FaceAlign-v0 or LearnedHistory, or a wrapper's (it may have any number of components)
     :param device: where samples go
     :param n_envs: number of environments
     :param optimize_memory_usage: must be False, there is nothing left to save
@@ -58,7 +58,9 @@ class FaceReplayBuffer(ReplayBuffer):
         patches = observation_space["patches"].shape
         assert patches is not None
         self.num_landmarks, self.patch_size = patches[0], patches[1]
-        self._increments_only = self.action_dim == 2 * self.num_landmarks
+        # The second half of LearnedHistory's action is the next observation's history: it is not stored twice.
+        self._learned_history = self.action_dim == 2 * self.num_landmarks + HISTORY_SIZE
+        stored = 2 * self.num_landmarks if self._learned_history else self.action_dim
         rows = (self.buffer_size, self.n_envs)
         shape, history = (*rows, self.num_landmarks, 2), (*rows, HISTORY_SIZE)
         self.indices = np.zeros(rows, np.int64)
@@ -67,7 +69,7 @@ class FaceReplayBuffer(ReplayBuffer):
         self.next_landmarks = np.zeros(shape, np.float32)
         self.history = np.zeros(history, np.float32)
         self.next_history = np.zeros(history, np.float32)
-        self.actions = np.zeros((*rows, 2 * self.num_landmarks), np.float32)
+        self.actions = np.zeros((*rows, stored), np.float32)
         self.rewards = np.zeros(rows, np.float32)
         self.dones = np.zeros(rows, np.float32)
         self.timeouts = np.zeros(rows, np.float32)
@@ -100,7 +102,7 @@ class FaceReplayBuffer(ReplayBuffer):
         self.next_landmarks[row] = [info["landmarks"] for info in infos]
         self.history[row] = obs["history"]
         self.next_history[row] = next_obs["history"]
-        self.actions[row] = action.reshape(self.n_envs, -1)[:, : 2 * self.num_landmarks]
+        self.actions[row] = action.reshape(self.n_envs, -1)[:, : self.actions.shape[-1]]
         self.rewards[row] = reward
         self.dones[row] = done
         if self.handle_timeout_termination:
@@ -128,8 +130,7 @@ class FaceReplayBuffer(ReplayBuffer):
             }
 
         actions = self.actions[at]
-        if not self._increments_only:
-            # The second half of LearnedHistory's action is the next observation's history.
+        if self._learned_history:
             actions = np.concatenate([actions, self.next_history[at]], axis=1)
         rewards = self._normalize_reward(self.rewards[at][:, None], env)
         return DictReplayBufferSamples(

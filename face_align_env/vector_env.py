@@ -26,6 +26,8 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
     convolutions may round differently in batches of different size). Observations, infos and the three autoreset
     modes are those of :class:`gymnasium.vector.SyncVectorEnv`.
 
+    So on a test split every slot begins at face 0: to play each face once, give :meth:`reset` the faces by ``index``.
+
     ``options`` of :meth:`reset`: ``index``, one face for all slots or (N,) faces; ``reset_mask``, (N,) bool, the slots
     to reset (the others stay as they are), as Gymnasium's ``AutoresetMode.DISABLED`` needs it.
 

@@ -134,6 +134,18 @@ def test_the_time_limit_is_bootstrapped_unless_told_otherwise(toy_vec_env: Any, 
     np.testing.assert_array_equal(sample(buffer, 40)[0].dones[:, 0].numpy(), buffer.dones[rows, envs])
 
 
+def test_a_wrapper_may_give_the_action_another_size(toy_env: Any) -> None:
+    env = toy_env(False)
+    task = env.unwrapped.task
+    buffer = FaceReplayBuffer(4, env.observation_space, spaces.Box(-1, 1, (5,)), "cpu", faces=task.source)
+    observation, _ = env.reset(seed=0)
+    following, reward, *_, info = env.step(np.zeros(env.action_space.shape, np.float32))
+    components = np.linspace(-1, 1, 5, dtype=np.float32)
+    batched = ({key: value[None] for key, value in each.items()} for each in (observation, following))
+    buffer.add(*batched, components[None], np.array([reward]), np.array([False]), [info])
+    np.testing.assert_array_equal(buffer.sample(1).actions.numpy(), components[None])
+
+
 def test_sac_learns_with_it(toy_vec_env: Any, lrn: LRN) -> None:
     model = sac(toy_vec_env(2, augment=True), lrn, learning_starts=4, batch_size=4)
     before = model.policy.actor.mu.weight.clone()  # type: ignore[union-attr]
