@@ -18,6 +18,7 @@ from agents.evaluation import (
     PAPER_TABLE_6,
     episode_returns,
     evaluate_method,
+    paired_differences,
     table,
     write_evaluation,
 )
@@ -196,6 +197,11 @@ def evaluate(
         console.print(table(title, [outcome.row for outcome in outcomes], paper))
         if paper:
             console.print(f"The paper's DCRN takes {PAPER_ITERATIONS[data.dataset]} iterations on average.")
+        by_name = {outcome.row.method: outcome for outcome in outcomes}
+        if "DCRN" in by_name and "LRN+Eq.3" in by_name:
+            changes = paired_differences(by_name["DCRN"], by_name["LRN+Eq.3"], seed)
+            parts = [f"{name} {mean:+.3f} ({low:+.3f} .. {high:+.3f})" for name, (mean, low, high) in changes.items()]
+            console.print(f"DCRN minus LRN+Eq.3, face by face: {', '.join(parts)}")
         figures = save_figures(outcomes, title, folder / "figures" / (split if own else f"{data.dataset}-{split}"))
         console.print(f"Results: {folder / name}.json, figures: {figures[0].parent}")
 

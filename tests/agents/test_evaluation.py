@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from agents.evaluation import (
     Row,
     episode_returns,
     evaluate_method,
+    paired_differences,
     read_rows,
     table,
     write_evaluation,
@@ -136,6 +138,18 @@ def test_the_json_has_the_documented_keys(aligner: FaceAligner, faces: PreparedF
     np.testing.assert_array_equal(arrays["DCRN/return"], np.arange(7.0))
     assert "GEN/return" not in arrays
     assert (measured[1].row.mean_return, measured[1].row.success_rate) == (3.0, pytest.approx(300 / 7))
+
+
+def test_paired_differences_are_those_of_the_same_faces(aligner: FaceAligner, faces: PreparedFaces) -> None:
+    baseline = outcomes(aligner, faces)[1]
+    other = replace(baseline, errors=baseline.errors + 0.01, iterations=baseline.iterations + 2)
+    changes = paired_differences(other, baseline)
+    np.testing.assert_allclose(changes["NME"], (1, 1, 1))
+    assert changes["iterations"] == (2, 2, 2)
+    assert changes["return"] == (0, 0, 0)
+    assert "return" not in paired_differences(other, outcomes(aligner, faces)[0])
+    mean, low, high = paired_differences(baseline, replace(baseline, errors=np.zeros(7)))["NME"]
+    assert low < mean < high, "faces differ, and so do resamples"
 
 
 def test_the_table_shows_every_row_beside_the_paper() -> None:
