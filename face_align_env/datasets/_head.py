@@ -256,14 +256,17 @@ def surface_grid(head: Head, theta: Array, y: Array) -> npt.NDArray[np.float32]:
     width = half_width(head, y)
     front, side, back = _profile(head, y)
     across, down = _bumps(head, s, y)
-    x = np.outer(width, s)
-    z = side[:, None] + np.outer(front - side, facing) + np.outer(side - back, away)
-    z += down.T @ (across * (c > 0))
     # The ears, which stand off more at their tops and backs.
     off = np.abs(theta) - EAR_THETA
     ear = np.exp(-((off / np.where(off < 0, 0.16, 0.09)) ** 2)) * np.sign(s)
-    x += head.ear * np.outer(np.exp(-(((y - 0.2) / 0.36) ** 4)) * (1.15 - 0.5 * (y - 0.2)), ear)
-    return np.stack([x, np.broadcast_to(y[:, None], x.shape), z]).astype(np.float32)
+    standing = head.ear * np.exp(-(((y - 0.2) / 0.36) ** 4)) * (1.15 - 0.5 * (y - 0.2))
+    # Sums of products of functions of the height and functions of the angle.
+    grid = np.empty((3, len(y), len(theta)), dtype=np.float32)
+    grid[0] = np.array([width, standing]).T @ np.array([s, ear])
+    grid[1] = y[:, None]
+    across *= c > 0
+    grid[2] = np.vstack([side, front - side, side - back, down]).T @ np.vstack([np.ones_like(s), facing, away, across])
+    return grid
 
 
 def surface_z(head: Head, x: Array, y: Array) -> tuple[Array, Array]:
@@ -356,28 +359,54 @@ def jaw_outline(head: Head) -> Array:
     return np.stack([np.concatenate([-xs, xs[-2::-1]]), np.concatenate([ys, ys[-2::-1]])], axis=1)
 
 
-def model_points(head: Head, parts: Features) -> Array:
-    """(81, 3) the model's points in the head's coordinates; see :data:`SCHEME_POINTS`."""
-    (lu, ru), (ll, rl) = parts.upper_lids, parts.lower_lids
-    (lb, rb), thickness = parts.brows, parts.brow_thickness[4]
-    rise = np.array([0.0, thickness])
-    flat = np.concatenate(
+def _curve_points() -> npt.NDArray[np.intp]:
+    """(2, 81) the two points of :func:`model_points`' curves that each of the model's points is the middle of."""
+    starts = np.cumsum([0, 17, 9, 9, 9, 13, 13, 13, 13, 13, 13, 11, 11, 4])
+    jaw, lb, rb, nose, lu, ru, ll, rl, top, bottom, inner_top, inner_bottom, middles, pupils = (
+        np.arange(start, start + 40) for start in starts
+    )
+    one = np.concatenate(
         [
-            jaw_outline(head),
-            lb[::2],
-            rb[::-2],
-            parts.nose,
+            jaw[:17], lb[:9:2], rb[8::-2], nose[:9],
             lu[[0, 4, 8, 12]], ll[[8, 4]],
             ru[[12, 8, 4, 0]], rl[[4, 8]],
-            parts.lip_top[::2], parts.lip_bottom[10:0:-2],
-            parts.mouth_top[[0, 3, 5, 7, 10]], parts.mouth_bottom[[7, 5, 3]],
-            [lb[4] - rise, lb[4] + rise, rb[4] - rise, rb[4] + rise, lu[6], ll[6], ru[6], rl[6]],
-            parts.pupils,
-            [0.5 * (parts.mouth_top[5] + parts.mouth_bottom[5]), 0.5 * (lu[6] + ll[6]), 0.5 * (ru[6] + rl[6])],
+            top[:13:2], bottom[10:0:-2],
+            inner_top[[0, 3, 5, 7, 10]], inner_bottom[[7, 5, 3]],
+            middles[[0, 2, 1, 3]], lu[[6]], ll[[6]], ru[[6]], rl[[6]],
+            pupils[:2],
         ]
     )  # fmt: skip
+    between_two = np.array([inner_top[5], lu[6], ru[6]]), np.array([inner_bottom[5], ll[6], rl[6]])
+    return np.stack([np.concatenate([one, middle]) for middle in between_two])
+
+
+_CURVE_POINTS = _curve_points()
+
+
+def model_points(head: Head, parts: Features) -> Array:
+    """(81, 3) the model's points in the head's coordinates; see :data:`SCHEME_POINTS`."""
+    rise = np.array([[[0.0, -parts.brow_thickness[4]]], [[0.0, parts.brow_thickness[4]]]])
+    curves = np.concatenate(
+        [
+            jaw_outline(head),
+            parts.brows.reshape(-1, 2),
+            parts.nose,
+            parts.upper_lids.reshape(-1, 2),
+            parts.lower_lids.reshape(-1, 2),
+            parts.lip_top,
+            parts.lip_bottom,
+            parts.mouth_top,
+            parts.mouth_bottom,
+            (parts.brows[:, 4] + rise).reshape(-1, 2),
+            parts.pupils,
+        ]
+    )
+    # A point of the model is a point of these curves, or the middle between two of them.
+    flat = 0.5 * (curves[_CURVE_POINTS[0]] + curves[_CURVE_POINTS[1]])
     z, _ = surface_z(head, flat[:, 0], flat[:, 1])
-    return np.column_stack([flat, z])
+    points = np.empty((len(flat), 3))
+    points[:, :2], points[:, 2] = flat, z
+    return points
 
 
 # --- pose and camera ---

@@ -44,6 +44,9 @@ from face_align_env.datasets._wear import Wear, glasses_depth, hair_line, lens_o
 
 GRID_U, GRID_V = 128, 136  # vertices around and along the head
 GRID_THETA, GRID_ROWS = u_to_theta(np.linspace(0.0, 1.0, GRID_U)), np.linspace(0.0, 1.0, GRID_V)
+_NECK_ACROSS = np.linspace(-1.0, 1.0, 32)
+_NECK_OUT = np.sqrt(1.0 - _NECK_ACROSS**2)
+_NECK_SHADOW = np.interp(np.linspace(0.0, 1.0, 32), [0.0, 0.4, 0.75], [0.4, 0.5, 0.85])[:, None, None]
 _ONE = 100.0  # the light's byte that leaves a colour as it is
 
 
@@ -62,32 +65,47 @@ class Raster:
     origin: Array
 
 
-def _first_seen(coordinate: Array, at: Array) -> tuple[Array, Array]:
+def _first_seen(coordinate: Array, start: float, count: int) -> tuple[Array, Array]:
     """Where a curve that starts at its near end is met, seen along lines.
 
     A curve on a turned head runs from its near silhouette to its far one; where it turns back (behind the
     nose), what is in view are the points that lie farther than all before them.
 
     :param coordinate: (R, N) position of each point of R curves across the lines of sight
-    :param at: (Q,) the lines, ascending
-    :return: (R, Q) fractional index of the point in view, and (R, Q) how far outside of the curve the line passes
+    :param start: the first of ``count`` lines, one pixel apart
+    :return: (R, count) fractional index of the point in view, and (R, count) how far outside of the curve the line
+        passes
     """
-    coordinate = np.ascontiguousarray(coordinate, dtype=np.float64)
     rows, n = coordinate.shape
     index = np.arange(n)
     first = coordinate.argmin(axis=1)[:, None]
-    low = np.take_along_axis(coordinate, first, axis=1)
-    running = np.maximum.accumulate(np.where(index < first, low, coordinate), axis=1)
+    low = coordinate.min(axis=1)[:, None]
+    running = np.where(index < first, low, coordinate)
+    np.maximum.accumulate(running, axis=1, out=running)
     last = running.argmax(axis=1)[:, None]
     high = running[:, -1:]
-    # One call for all curves: each is moved to a range of its own.
-    start = (float(running.max() - running.min()) + 10.0) * np.arange(rows)[:, None] - low
-    wanted = np.clip(at[None], low, high)
-    found = np.interp(
-        (wanted + start).ravel(), (running + start).ravel(), np.minimum(index, last).ravel().astype(np.float64)
-    )
-    outside = np.maximum(low - at[None], at[None] - high)
-    return found.reshape(wanted.shape).astype(np.float32), outside.astype(np.float32)
+    # As the lines are evenly spaced, how many of them are before each point is known without a search. Between
+    # two points, the index is a linear function of the line's number.
+    exact = running.astype(np.float64)
+    exact -= start
+    before = np.zeros((rows, n + 2), dtype=np.intp)
+    np.copyto(before[:, 1:-1], np.minimum(np.maximum(np.ceil(exact), 0.0), count), casting="unsafe")
+    before[:, -1] = count
+    slope: Array = np.zeros((rows, n + 1))
+    offset: Array = np.empty((rows, n + 1))
+    # No line is between two points at one place: what is found for them there is not used.
+    np.divide(1.0, np.maximum(exact[:, 1:] - exact[:, :-1], 1e-9), out=slope[:, 1:-1])
+    np.subtract(index[:-1], exact[:, :-1] * slope[:, 1:-1], out=offset[:, 1:-1])
+    offset[:, :1], offset[:, -1:] = first, last
+    times = (before[:, 1:] - before[:, :-1]).ravel()
+    line = np.arange(count, dtype=np.float64)
+    found = slope.ravel().repeat(times).reshape(rows, count)
+    found *= line
+    found += offset.ravel().repeat(times).reshape(rows, count)
+    # Its distance from the middle of the curve, less half of the curve's length.
+    outside = np.abs((line + start).astype(np.float32) - 0.5 * (low + high))
+    outside -= 0.5 * (high - low)
+    return found.astype(np.float32), outside
 
 
 def rasterize(head: Head, view: View, flat: Array) -> Raster:
@@ -102,29 +120,32 @@ def rasterize(head: Head, view: View, flat: Array) -> Raster:
     reach = 0.5 * IMAGE_SIZE * np.abs(view.roll).sum(axis=1) + 1.0
     low = np.floor(np.maximum(center - reach, flat.min(axis=(1, 2)) - 2)).astype(int)
     high = np.ceil(np.minimum(center + reach, flat.max(axis=(1, 2)) + 2)).astype(int)
-    xs, ys = np.arange(low[0], high[0] + 1.0), np.arange(low[1], high[1] + 1.0)
+    (x0, y0), (x1, y1) = low.tolist(), high.tolist()
+    wide, tall = x1 - x0 + 1, y1 - y0 + 1
     # Rows that are outside of the picture, but for the next to its edge, cannot be seen.
     in_picture = np.flatnonzero((flat[1].max(axis=1) >= low[1]) & (flat[1].min(axis=1) <= high[1]))
     top, bottom = max(int(in_picture[0]) - 1, 0), int(in_picture[-1]) + 2
     flat = flat[:, top:bottom]
     rows = flat.shape[1]
     if head.yaw >= 0:  # the left of the picture is nearer
-        u, beside = _first_seen(flat[0], xs)
+        u, beside = _first_seen(flat[0], x0, wide)
     else:
-        u, beside = _first_seen(-flat[0, :, ::-1], -xs[::-1])
+        u, beside = _first_seen(-flat[0, :, ::-1], -x1, wide)
         u, beside = GRID_U - 1 - u[:, ::-1], beside[:, ::-1]
     u, beside = np.ascontiguousarray(u), np.ascontiguousarray(beside)
-    row = np.broadcast_to(np.arange(rows, dtype=np.float32)[:, None], u.shape)
-    height = cv2.remap(flat[1].astype(np.float32), u, np.ascontiguousarray(row), cv2.INTER_LINEAR).T
+    row = np.repeat(np.arange(rows, dtype=np.float32), wide).reshape(rows, wide)
+    height = cv2.transpose(cv2.remap(flat[1], u, row, cv2.INTER_LINEAR))
     if head.pitch <= 0:  # looks down: the crown is nearer
-        v, above = _first_seen(height, ys)
+        v, above = _first_seen(height, y0, tall)
     else:
-        v, above = _first_seen(-height[:, ::-1], -ys[::-1])
-        v, above = rows - 1 - v[:, ::-1], above[:, ::-1]
-    v = np.ascontiguousarray(v.T)
-    column = np.ascontiguousarray(np.broadcast_to(np.arange(len(xs), dtype=np.float32), v.shape))
+        v, above = _first_seen(-height[:, ::-1], -y1, tall)
+        v, above = rows - 1 - v[:, ::-1], np.ascontiguousarray(above[:, ::-1])
+    v, above = cv2.transpose(np.ascontiguousarray(v)), cv2.transpose(above)
+    column: Array = np.empty((tall, wide), dtype=np.float32)
+    column[:] = np.arange(wide)
     u, beside = cv2.split(cv2.remap(cv2.merge([u, beside]), column, v, cv2.INTER_LINEAR))
-    coverage = np.clip(127.5 - 255.0 * np.maximum(beside, above.T), 0, 255).astype(np.uint8)
+    outside = cv2.max(beside, above)
+    coverage = cv2.addWeighted(outside, -255.0, outside, 0.0, 127.0, dtype=cv2.CV_8U)
     return Raster(u, v + np.float32(top), coverage, low)
 
 
@@ -157,29 +178,27 @@ def sample_light(rng: np.random.Generator) -> Light:
 
 def light_surface(rng: np.random.Generator, view: View, light: Light, grid: Array) -> Image:
     """(GRID_V, GRID_U, 4) what the texture's RGB is multiplied by, times _ONE, and the highlight that is added."""
-    seen = np.tensordot(view.rotation.astype(np.float32), grid, axes=1)
+    seen = (view.rotation.astype(np.float32) @ grid.reshape(3, -1)).reshape(grid.shape)
     along = np.empty_like(seen)
     along[:, :, 1:-1] = seen[:, :, 2:] - seen[:, :, :-2]
     along[:, :, 0], along[:, :, -1] = along[:, :, 1], along[:, :, -2]
     down = np.empty_like(seen)
     down[:, 1:-1] = seen[:, 2:] - seen[:, :-2]
     down[:, 0], down[:, -1] = down[:, 1], down[:, -2]
-    normal = np.stack(
-        [
-            along[1] * down[2] - along[2] * down[1],
-            along[2] * down[0] - along[0] * down[2],
-            along[0] * down[1] - along[1] * down[0],
-        ]
-    )
-    normal /= np.sqrt((normal * normal).sum(axis=0)) + 1e-9
-    direct = np.maximum(np.tensordot(light.direction.astype(np.float32), normal, axes=1), 0.0)
+    normal = np.empty_like(seen)
+    for k, (i, j) in enumerate(((1, 2), (2, 0), (0, 1))):
+        np.multiply(along[i], down[j], out=normal[k])
+        normal[k] -= along[j] * down[i]
+    normal /= np.sqrt(np.einsum("kij,kij->ij", normal, normal)) + np.float32(1e-9)
     half = light.direction + np.array([0.0, 0.0, 1.0])
-    half /= np.linalg.norm(half)
-    glance = np.maximum(np.tensordot(half.astype(np.float32), normal, axes=1), 0.0)
+    half /= np.sqrt(half @ half)
+    toward = np.array([light.direction, half], dtype=np.float32)
+    direct, glance = np.maximum(toward @ normal.reshape(3, -1), 0.0).reshape(2, *seen.shape[1:])
     # Hollows get less light from around: compare the surface with its own surroundings.
-    z = np.ascontiguousarray(grid[2])
-    hollow = np.clip(1.0 + 2.2 * (z - cv2.stackBlur(z, (21, 21))), 0.55, 1.12)
-    mottle = cv2.resize(cut(rng, noise_banks()[1], GRID_U, GRID_V), (GRID_U, GRID_V)).astype(np.float32)
+    z = grid[2]
+    hollow = cv2.addWeighted(z, 2.2, cv2.stackBlur(z, (21, 21)), -2.2, 1.0)
+    hollow = np.minimum(np.maximum(hollow, 0.55), 1.12)
+    mottle = cut(rng, noise_banks()[1], GRID_U, GRID_V).astype(np.float32)
     hollow *= 1.0 + (mottle - 128.0) * np.float32(0.04 / 45.0)
     direct *= hollow
     # Light from around comes from above more than from below.
@@ -189,21 +208,21 @@ def light_surface(rng: np.random.Generator, view: View, light: Light, grid: Arra
         for a, d in zip(light.ambient, light.color, strict=True)
     ]
     for _ in range(4):  # to the power of 16
-        glance = glance * glance
+        glance *= glance
     return cv2.convertScaleAbs(cv2.merge([*planes, (255.0 * light.shine) * glance]))
 
 
 def puffed(head: Head, wear: Wear, grid: Array, theta: Array, y: Array) -> Array:
     """The surface with the hair's thickness."""
-    depth: Array = np.clip((hair_line(wear, theta)[None] - 0.04 - y[:, None]) / 0.25, 0.0, 1.0)
-    depth = (wear.puff * np.sqrt(depth)).astype(np.float32)
+    below = (4.0 * (hair_line(wear, theta) - 0.04)).astype(np.float32) - (4.0 * y[:, None]).astype(np.float32)
+    depth: Array = np.float32(wear.puff) * np.sqrt(np.minimum(np.maximum(below, 0.0), 1.0))
     # The hair's edge is a slope inside of its colour's, or skin would be stretched up that slope.
     depth = cv2.blur(cv2.erode(depth, np.ones((1, 5), dtype=np.uint8)), (3, 1))
     up = np.clip((head.widest - 0.3 - y) / (head.widest - 0.3 - head.crown), 0.0, 1.0)[:, None] ** 2
     grid = grid.copy()
-    grid[0] += depth * np.sin(theta)
-    grid[1] -= depth * up
-    grid[2] += depth * np.cos(theta)
+    grid[0] += depth * np.sin(theta).astype(np.float32)
+    grid[1] -= depth * up.astype(np.float32)
+    grid[2] += depth * np.cos(theta).astype(np.float32)
     return grid
 
 
@@ -224,13 +243,16 @@ def draw_person(
     raster = rasterize(head, view, flat)
     lit = cv2.remap(light_surface(rng, view, light, grid), raster.u, raster.v, cv2.INTER_LINEAR)
     scale_u, scale_v = (TEXTURE_U - 1) / (GRID_U - 1), (TEXTURE_V - 1) / (GRID_V - 1)
-    color = cv2.remap(texture, raster.u * np.float32(scale_u), raster.v * np.float32(scale_v), cv2.INTER_LINEAR)
-    color = cv2.multiply(color, cv2.cvtColor(lit, cv2.COLOR_RGBA2RGB), scale=1.0 / _ONE)
-    color = cv2.add(color, cv2.cvtColor(cv2.extractChannel(lit, 3), cv2.COLOR_GRAY2RGB))
+    # With a fourth channel, OpenCV is faster; it becomes the opacity.
+    texture = cv2.cvtColor(texture, cv2.COLOR_RGB2RGBA)
+    layers = cv2.remap(texture, raster.u * np.float32(scale_u), raster.v * np.float32(scale_v), cv2.INTER_LINEAR)
+    layers = cv2.multiply(layers, lit, scale=1.0 / _ONE)
+    layers = cv2.add(layers, cv2.cvtColor(cv2.extractChannel(lit, 3), cv2.COLOR_GRAY2RGBA))
+    cv2.insertChannel(raster.coverage, layers, 3)
     draw_body(rng, picture, head, view, wear, light, skin, hair)
     turn = np.column_stack([view.roll, view.roll @ raster.origin + view.shift])
-    size = (IMAGE_SIZE, IMAGE_SIZE)
-    mix(picture, cv2.warpAffine(color, turn, size), cv2.warpAffine(raster.coverage, turn, size))
+    layers = cv2.warpAffine(layers, turn, (IMAGE_SIZE, IMAGE_SIZE))
+    mix(picture, cv2.cvtColor(layers, cv2.COLOR_RGBA2RGB), cv2.extractChannel(layers, 3))
     draw_accessories(rng, picture, head, view, wear, light, skin)
 
 
@@ -267,12 +289,9 @@ def _draw_neck(
 
     :param flares: into the shoulders; otherwise it narrows between strands of hair
     """
-    t = np.linspace(-1.0, 1.0, 32)
-    lit = light.ambient[:, None] * 0.8 + np.outer(
-        light.color, np.maximum(light.direction[0] * t + light.direction[2] * np.sqrt(1.0 - t * t), 0.0)
-    )
-    shadow = np.interp(np.linspace(0.0, 1.0, 32), [0.0, 0.4, 0.75], [0.4, 0.5, 0.85])
-    tile = np.clip(shadow[:, None, None] * lit.T[None] * skin, 0, 255).astype(np.uint8)
+    toward = np.maximum(light.direction[0] * _NECK_ACROSS + light.direction[2] * _NECK_OUT, 0.0)
+    lit = (light.ambient * 0.8 + toward[:, None] * light.color) * skin
+    tile = np.minimum(np.maximum(_NECK_SHADOW * lit, 0.0), 255.0).astype(np.uint8)
     down = length * np.array([0.0, 0.35, 0.6, 0.8, 0.95, 1.15])
     wide = half * np.array([1.05, 0.97, 1.0, 1.1, 1.4, 2.4] if flares else [1.05, 0.9, 0.85, 0.7, 0.4, 0.0])
     outline = np.concatenate([np.stack([-wide, down], axis=1), np.stack([wide, down], axis=1)[::-1]]) @ axes + top
@@ -280,7 +299,9 @@ def _draw_neck(
     x1, y1 = np.clip(outline.max(axis=0) + 2, [x0 + 2, y0 + 2], IMAGE_SIZE).astype(int).tolist()
     window = picture[y0:y1, x0:x1]
     corners = np.array([[-half, 0.0], [half, 0.0], [-half, length]]) @ axes + top - [x0, y0]
-    source = np.array([[0, 0], [31, 0], [0, 31]], dtype=np.float32)
+    # What is beside the tile continues its edges; OpenCV is slow to do so itself.
+    tile = cv2.copyMakeBorder(tile, 2, 10, 28, 28, cv2.BORDER_REPLICATE)
+    source = np.array([[28, 2], [59, 2], [28, 33]], dtype=np.float32)
     warp = cv2.getAffineTransform(source, corners.astype(np.float32))
     placed = cv2.warpAffine(tile, warp, window.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
     mix(window, placed, mask_of(outline - [x0, y0], *window.shape[:2]))

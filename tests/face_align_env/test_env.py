@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -20,11 +21,12 @@ import face_align_env
 from face_align_env import FaceAlignEnv, LearnedHistory
 from face_align_env.augmentation import Augmentation
 from face_align_env.crops import crop_transform, transform_points
-from face_align_env.datasets import FaceDataset
+from face_align_env.datasets import FaceDataset, dataset_class
 from face_align_env.prepared import FaceSource, PreparedFaces
 
 Toy = Callable[..., FaceDataset]
 A = 136  # 2K
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def make(dataset: FaceDataset | FaceSource, **options: Any) -> FaceAlignEnv:
@@ -80,6 +82,27 @@ def test_env_checkers_pass_with_a_learned_history(env: FaceAlignEnv) -> None:
     warnings.filterwarnings("ignore", message=".*different from the unwrapped version.*")
     gymnasium_check_env(LearnedHistory(env), skip_render_check=True)
     sb3_check_env(LearnedHistory(env))
+
+
+@pytest.mark.usefixtures("only_style_warnings")
+@pytest.mark.parametrize("landmarks", [68, 29, 19])
+@pytest.mark.parametrize("dataset", ["synthetic", "300w", "ytf"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_env_checkers_pass_on_every_dataset(dataset: str, landmarks: int, split: str) -> None:
+    root = None if dataset == "synthetic" else DATA / dataset
+    if root is not None and not root.is_dir():
+        pytest.skip(f"no copy of the research dataset {dataset} beside the checkout")
+    if landmarks not in dataset_class(dataset).schemes:
+        pytest.skip(f"{dataset} has no annotation with {landmarks} landmarks")
+    # counts that are not the protocol's are reported once, and that is right
+    warnings.filterwarnings("ignore", message=".*of the protocol's.*")
+    options: dict[str, Any] = {"dataset_options": {"size": 8}} if root is None else {"root": root}
+    name = dataset_class(dataset).test_split if split == "test" else split
+    env = gym.make(
+        "FaceAlign-v0", dataset=dataset, split=name, landmarks=landmarks, initializer="mean", **options
+    ).unwrapped
+    gymnasium_check_env(env, skip_render_check=True)
+    sb3_check_env(env)
 
 
 # -- an episode --------------------------------------------------------------------------------------------------------
