@@ -42,7 +42,7 @@ from face_align_env.datasets._skin import (
 )
 from face_align_env.datasets._wear import Wear, glasses_depth, hair_line, lens_outlines
 
-GRID_U, GRID_V = 128, 136  # vertices around and along the head
+GRID_U, GRID_V = 96, 104  # vertices around and along the head
 GRID_THETA, GRID_ROWS = u_to_theta(np.linspace(0.0, 1.0, GRID_U)), np.linspace(0.0, 1.0, GRID_V)
 _NECK_ACROSS = np.linspace(-1.0, 1.0, 32)
 _NECK_OUT = np.sqrt(1.0 - _NECK_ACROSS**2)

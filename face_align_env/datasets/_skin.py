@@ -18,7 +18,7 @@ from face_align_env.datasets._wear import Wear, hair_line
 Image = npt.NDArray[Any]  # uint8; not said, as OpenCV's types do not say which type comes back
 Color = npt.NDArray[Any]
 
-TEXTURE_U, TEXTURE_V = 416, 512  # px; about two per pixel of the picture in the middle of the face
+TEXTURE_U, TEXTURE_V = 304, 376  # px; about one and a half per pixel of the picture in the middle of the face
 SHIFT = 4  # fractional bits of OpenCV's polygon coordinates
 _UNIT = 1 << SHIFT
 _LARGE = 6000  # px, windows in which only the edge of an opaque shape is blended
