@@ -85,15 +85,15 @@ def test_env_checkers_pass_with_a_learned_history(env: FaceAlignEnv) -> None:
 
 
 @pytest.mark.usefixtures("only_style_warnings")
-@pytest.mark.parametrize("landmarks", [68, 29, 19])
-@pytest.mark.parametrize("dataset", ["synthetic", "300w", "ytf"])
+@pytest.mark.parametrize(
+    ("dataset", "landmarks"),
+    [(name, k) for name in ("synthetic", "300w", "ytf") for k in dataset_class(name).schemes],
+)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_env_checkers_pass_on_every_dataset(dataset: str, landmarks: int, split: str) -> None:
     root = None if dataset == "synthetic" else DATA / dataset
     if root is not None and not root.is_dir():
         pytest.skip(f"no copy of the research dataset {dataset} beside the checkout")
-    if landmarks not in dataset_class(dataset).schemes:
-        pytest.skip(f"{dataset} has no annotation with {landmarks} landmarks")
     # counts that are not the protocol's are reported once, and that is right
     warnings.filterwarnings("ignore", message=".*of the protocol's.*")
     options: dict[str, Any] = {"dataset_options": {"size": 8}} if root is None else {"root": root}
