@@ -18,7 +18,10 @@ Floats = npt.NDArray[np.float64]
 
 
 def normalizing_distance(
-    landmarks: npt.NDArray[np.float32], normalizer: str, boxes: npt.NDArray[np.float32] | None = None
+    landmarks: npt.NDArray[np.float32],
+    normalizer: str,
+    boxes: npt.NDArray[np.float32] | None = None,
+    counted: npt.NDArray[np.bool_] | None = None,
 ) -> Floats:
     """Eq. 2's ``d`` of annotated shapes (section 4.2).
 
@@ -26,15 +29,18 @@ def normalizing_distance(
     :param normalizer: ``"inter_ocular"``, the distance of the outer eye corners; ``"inter_pupil"``, of the eye
         centres; ``"face_size"``, sqrt(w h) of the annotated box
     :param boxes: (N, 4) x0, y0, x1, y1 in the same pixels; needed for ``"face_size"``
-    :return: (N,) float64, pixels
+    :param counted: (N, K), the landmarks that are annotated; None: all
+    :return: (N,) float64, pixels; NaN for a face in which a landmark that the distance is made of is not annotated
     :raises ValueError: unknown normaliser, no boxes for ``"face_size"``, or a distance that is not positive
     """
     scheme = get_scheme(landmarks.shape[-2])
     shapes = landmarks.astype(np.float64)
+    used: list[int] = []
     if normalizer == "inter_ocular":
-        first, second = scheme.outer_eye_corners
-        d = euclidean(shapes[:, first] - shapes[:, second])
+        used = list(scheme.outer_eye_corners)
+        d = euclidean(shapes[:, used[0]] - shapes[:, used[1]])
     elif normalizer == "inter_pupil":
+        used = [point for points in scheme.pupils for point in points]
         left, right = (shapes[:, list(points)].mean(axis=1) for points in scheme.pupils)
         d = euclidean(left - right)
     elif normalizer == "face_size":
@@ -44,8 +50,10 @@ def normalizing_distance(
         d = np.sqrt(extent[:, 0] * extent[:, 1])
     else:
         raise ValueError(f"Unknown normaliser '{normalizer}'; there are {', '.join(NORMALIZERS)}.")
-    if not (d > 0).all():
-        raise ValueError(f"Face {int(np.argmin(d))}: its '{normalizer}' distance is not positive; take another one.")
+    if counted is not None:
+        d = np.where(counted[:, used].all(axis=1), d, np.nan)
+    if (d <= 0).any():
+        raise ValueError(f"Face {int(np.nanargmin(d))}: its '{normalizer}' distance is not positive; take another one.")
     return d
 
 

@@ -13,6 +13,8 @@ from face_align_env.datasets.joined import JoinedDataset
 REGISTRY: dict[str, str] = {
     "synthetic": "face_align_env.datasets.synthetic:SyntheticFaces",
     "300w": "face_align_env.datasets.w300:W300",
+    "cofw": "face_align_env.datasets.cofw:COFW",
+    "aflw": "face_align_env.datasets.aflw:AFLW",
     "ytf": "face_align_env.datasets.ytf:YouTubeFaces",
     "pts": "face_align_env.datasets.pts:PtsFolder",
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +23,30 @@ class DatasetNotFoundError(FileNotFoundError):
 
 
 class BadFaceError(ValueError):
-    """An image or annotation that cannot be used; the message names the file and the cure."""
+    """An image or annotation that cannot be used; the message names the file and the cure.
+
+    :param message: for the user
+    :param problems: one line for each bad file, where the message sums up several; None: the message alone
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] | None = None) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems or (message,))
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A public archive that holds a dataset, for ``face-align data download``.
+
+    :param url: where it is; the last part of the path is its file name (.zip, .tar.gz or .tgz)
+    :param num_bytes: its size; None: not known
+    :param known_hash: its hash, ``"sha256:..."`` or ``"md5:..."``; None: not known. The SHA-256 that was seen is
+        written down beside the data
+    """
+
+    url: str
+    num_bytes: int | None = None
+    known_hash: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +59,7 @@ class Annotation:
     :param id: name of the face, unique within its dataset
     :param counted: (K,) bool; False where a landmark must not count in a loss or an error (not annotated).
         None: all count, which is the published protocol wherever every point is annotated
-    :raises BadFaceError: when shapes disagree, a coordinate is not finite, or the box is empty
+    :raises BadFaceError: when shapes disagree, a coordinate is not finite, no landmark counts, or the box is empty
     """
 
     landmarks: npt.NDArray[np.float32]
@@ -44,13 +70,16 @@ class Annotation:
 
     def __post_init__(self) -> None:
         k = self.landmarks.shape[0]
-        if self.landmarks.shape != (k, 2) or self.visible.shape != (k,) or self.box.shape != (4,):
+        flags = {self.visible.shape, self.visible.shape if self.counted is None else self.counted.shape}
+        if self.landmarks.shape != (k, 2) or flags != {(k,)} or self.box.shape != (4,):
             raise BadFaceError(
-                f"{self.id}: expected landmarks (K, 2), visible (K,) and box (4,), got "
-                f"{self.landmarks.shape}, {self.visible.shape} and {self.box.shape}."
+                f"{self.id}: expected landmarks (K, 2), visible and counted (K,) and box (4,), got "
+                f"{self.landmarks.shape}, {sorted(flags)} and {self.box.shape}."
             )
         if not (np.isfinite(self.landmarks).all() and np.isfinite(self.box).all()):
             raise BadFaceError(f"{self.id}: a landmark or the box is not a finite number; mend its annotation.")
+        if self.counted is not None and not self.counted.any():
+            raise BadFaceError(f"{self.id}: none of its landmarks counts; leave the face out.")
         if self.box[2] <= self.box[0] or self.box[3] <= self.box[1]:
             raise BadFaceError(f"{self.id}: the box {self.box.tolist()} is empty; expected x0 < x1 and y0 < y1.")
 
@@ -87,6 +116,9 @@ class FaceDataset(ABC, Sequence[Face]):
     :cvar schemes: the numbers of landmarks that it can give, the default first
     :cvar alpha_2: Table 2's value for this dataset
     :cvar normalizer: default normaliser of Eq. 2 (see :func:`face_align_env.metrics.normalizing_distance`)
+    :cvar protocol: number of faces that the published protocol has in each split; empty: there is no protocol
+    :cvar generated: whether it is made by this package and needs no files
+    :cvar archive: what ``face-align data download`` fetches; None: it has to be fetched by hand
     """
 
     name: ClassVar[str]
@@ -98,6 +130,9 @@ class FaceDataset(ABC, Sequence[Face]):
     schemes: ClassVar[tuple[int, ...]] = (68,)
     alpha_2: ClassVar[float] = 3.0
     normalizer: ClassVar[str] = "inter_ocular"
+    protocol: ClassVar[Mapping[str, int]] = {}
+    archive: ClassVar[Archive | None] = None
+    generated: ClassVar[bool] = False
 
     def __init__(self, split: str, landmarks: int | None = None) -> None:
         if split not in self.splits:
@@ -126,6 +161,43 @@ class FaceDataset(ABC, Sequence[Face]):
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """The image of face ``index``: (H, W, 3) uint8, RGB."""
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Width and height of the image of face ``index``; a subclass that can tell without decoding it does.
+
+        :raises BadFaceError: the image is missing or none
+        """
+        height, width = self.image(index).shape[:2]
+        return width, height
+
+    @property
+    def parts(self) -> tuple[FaceDataset, ...]:
+        """The datasets that this one joins; a plain dataset is its own only part."""
+        return (self,)
+
+    def missing(self) -> list[str]:
+        """What the published protocol has in this split and this copy has not (or has too much of), a line each."""
+        expected = self.protocol.get(self.split, len(self))
+        return [] if len(self) == expected else [f"{len(self):,} of the protocol's {expected:,} faces"]
+
+    def warn_if_incomplete(self) -> None:
+        """Say what this copy lacks of the published protocol, if anything; for the end of ``__init__``."""
+        missing = self.missing()
+        if missing:
+            warnings.warn(
+                f"{self.name} {self.split}: {'; '.join(missing)}. Compare figures with published ones accordingly.",
+                stacklevel=3,
+            )
+
+    def fingerprint(self) -> dict[str, Any] | None:
+        """Everything outside of this package that decides the images, boxes and landmarks of this split.
+
+        Prepared faces are kept on disk under it (:mod:`face_align_env.store`). It says nothing of the number of
+        landmarks and of normalisers, which are told apart there.
+
+        :return: of JSON's types; None: not known, nothing is kept on disk
+        """
+        return None
+
     def __getitem__(self, index: int) -> Face:  # type: ignore[override]
         if not -len(self) <= index < len(self):
             raise IndexError(f"Face {index} of '{self.name}' ({self.split}): there are {len(self)}.")
@@ -134,17 +206,20 @@ class FaceDataset(ABC, Sequence[Face]):
         return Face(a.landmarks, a.box, a.visible, a.id, a.counted, image=self.image(index))
 
 
+def candidate_roots(dataset: type[FaceDataset], root: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Where a dataset is looked for: ``root``; or ``$FACE_ALIGN_DATA/<name>``, then ``~/.cache/face-align/<name>``."""
+    if root is not None:
+        return [Path(root)]
+    data = os.environ.get("FACE_ALIGN_DATA")
+    return [*([Path(data) / dataset.name] if data else []), Path.home() / ".cache" / "face-align" / dataset.name]
+
+
 def find_root(dataset: type[FaceDataset], root: str | os.PathLike[str] | None) -> Path:
-    """The folder of a dataset: ``root``, else ``$FACE_ALIGN_DATA/<name>``, else ``~/.cache/face-align/<name>``.
+    """The first of :func:`candidate_roots` that is a folder.
 
     :raises DatasetNotFoundError: when there is no such folder; the message says how to get the data
     """
-    if root is not None:
-        candidates = [Path(root)]
-    else:
-        data = os.environ.get("FACE_ALIGN_DATA")
-        candidates = [Path(data) / dataset.name] if data else []
-        candidates.append(Path.home() / ".cache" / "face-align" / dataset.name)
+    candidates = candidate_roots(dataset, root)
     for candidate in candidates:
         if candidate.is_dir():
             return candidate
@@ -156,22 +231,64 @@ def find_root(dataset: type[FaceDataset], root: str | os.PathLike[str] | None) -
     )
 
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
+@contextmanager
+def _open_image(path: Path) -> Iterator[Any]:
+    """A Pillow image; whatever Pillow meets in a bad file is a :class:`BadFaceError` that names it."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise BadFaceError(f"The image '{path}' is missing. Restore it from the dataset.") from error
+    except UnidentifiedImageError as error:
+        raise BadFaceError(f"'{path}' is no image ({path.stat().st_size} bytes). Get it again.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow's decoders raise all of these for a file that is cut short or damaged.
+        raise BadFaceError(f"Cannot read the image '{path}': {error}. Get it again.") from error
+
+
+def read_image(path: Path, upright: bool = False) -> npt.NDArray[np.uint8]:
     """Read an image file as (H, W, 3) uint8 RGB; the path may hold any characters.
+
+    :param upright: turn the picture as its EXIF orientation says. Photos want that; datasets do not: they were
+        annotated on the pixels as they are stored
+    :raises BadFaceError: when the file is missing, empty, cut short or not an image
+    """
+    from PIL import ImageOps
+
+    with _open_image(path) as image:
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I;16"):  # convert() would cut off what is above 255
+            return np.stack([(np.asarray(image) >> 8).astype(np.uint8)] * 3, axis=-1)
+        return np.array(image.convert("RGB"))
+
+
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file, from its header.
 
     :raises BadFaceError: when the file is missing, empty or not an image
     """
-    import cv2
+    with _open_image(path) as image:
+        size: tuple[int, int] = image.size
+        return size
 
-    try:
-        # Not cv2.imread: it cannot open every path on every platform, and hides why it failed.
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise BadFaceError(f"Cannot read the image '{path}': {error.strerror}. Restore it from the dataset.") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise BadFaceError(f"'{path}' is empty, truncated or not an image ({data.size} bytes); get it again.")
-    return np.ascontiguousarray(image[:, :, ::-1])
+
+def files_digest(paths: Iterable[Path], root: Path) -> str:
+    """A hash that changes when a file is added, removed, renamed, or written to (by size and time of change).
+
+    :param root: names are taken relative to it, so that a dataset may be moved
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            status = path.stat()
+            state = f"{status.st_size}\0{status.st_mtime_ns}"
+        except FileNotFoundError:
+            state = "missing"  # whoever asks for that face learns of it
+        digest.update(f"{os.path.relpath(path, root)}\0{state}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def landmarks_box(landmarks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,13 @@ from face_align_env.datasets.base import (
     BadFaceError,
     DatasetNotFoundError,
     FaceDataset,
+    files_digest,
     find_root,
     landmarks_box,
     read_image,
+    read_image_size,
 )
+from face_align_env.files import write_bytes
 from face_align_env.landmarks import SCHEMES, to_19_points
 
 # Of two images with one stem, the earlier suffix is taken.
@@ -94,13 +98,7 @@ def write_pts(path: str | os.PathLike[str], landmarks: npt.ArrayLike) -> None:
         raise BadFaceError(f"'{path}': a landmark to write is not a finite number.")
     rows = [f"{x:.6f} {y:.6f}" for x, y in points + 1.0]
     lines = ["version: 1", f"n_points: {len(points)}", "{", *rows, "}", ""]
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text("\n".join(lines), encoding="utf-8", newline="\n")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, "\n".join(lines).encode())
 
 
 @dataclass(frozen=True)
@@ -142,12 +140,15 @@ def find_pairs(folder: Path, prefix: str = "") -> list[PtsPair]:
                 rank = IMAGE_SUFFIXES.index(suffix.lower())
                 if stem not in images or rank < IMAGE_SUFFIXES.index(images[stem].suffix.lower()):
                     images[stem] = folder / name
-    for stem, path in annotations.items():
-        if stem not in images:
-            raise BadFaceError(
-                f"'{path}' has no image beside it: expected '{stem}' with {', '.join(IMAGE_SUFFIXES)}. "
-                "Put the image there, or remove the .pts file."
-            )
+    orphans = [
+        f"'{path}' has no image beside it: expected '{stem}' with {', '.join(IMAGE_SUFFIXES)}. "
+        "Put the image there, or remove the .pts file."
+        for stem, path in annotations.items()
+        if stem not in images
+    ]
+    if orphans:
+        more = f" ({len(orphans) - 1} more of the kind in this folder)" if len(orphans) > 1 else ""
+        raise BadFaceError(orphans[0] + more, orphans)
     return [PtsPair(prefix + stem, images[stem], path) for stem, path in sorted(annotations.items())]
 
 
@@ -155,12 +156,14 @@ class PairedFaces(FaceDataset):
     """Faces given by pairs of an image and a ``.pts`` file, parsed when first asked for and kept.
 
     :param pairs: the faces, in order
+    :param root: the folder that holds them
     :param points_in_file: number of points that each ``.pts`` file must hold; from 68, 19 are derived
     :raises DatasetNotFoundError: when there are no pairs
     """
 
-    def __init__(self, split: str, landmarks: int, pairs: Sequence[PtsPair], points_in_file: int) -> None:
+    def __init__(self, split: str, landmarks: int, pairs: Sequence[PtsPair], root: Path, points_in_file: int) -> None:
         super().__init__(split, landmarks)
+        self._root = root
         if not pairs:
             raise DatasetNotFoundError(f"Split '{split}' of '{self.name}' has no faces. {self.how_to_get}")
         self._pairs = tuple(pairs)
@@ -193,6 +196,13 @@ class PairedFaces(FaceDataset):
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         return read_image(self._pairs[index].image_path)
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        return read_image_size(self._pairs[index].image_path)
+
+    def fingerprint(self) -> dict[str, Any]:
+        files = [path for pair in self._pairs for path in (pair.image_path, pair.pts_path)]
+        return {"files": files_digest(files, self._root)}
 
 
 class PtsFolder(PairedFaces):
@@ -257,7 +267,7 @@ class PtsFolder(PairedFaces):
                 f"landmarks={landmarks} cannot be had from '{folder}': its files hold {points_in_file} "
                 "points (only 19 of 68 are derived)."
             )
-        super().__init__(split, landmarks or points_in_file, pairs, points_in_file)
+        super().__init__(split, landmarks or points_in_file, pairs, folder, points_in_file)
 
 
 def _find_tree(folder: Path, prefix: str = "") -> list[PtsPair]:

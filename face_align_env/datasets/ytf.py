@@ -7,18 +7,22 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from face_align_env.datasets.base import (
     Annotation,
+    Archive,
     BadFaceError,
     DatasetNotFoundError,
     FaceDataset,
+    files_digest,
     find_root,
     landmarks_box,
     read_image,
+    read_image_size,
 )
 from face_align_env.landmarks import to_19_points
 
@@ -51,13 +55,14 @@ class YouTubeFaces(FaceDataset):
     description = "YouTube Faces: 68 landmarks, video frames"
     licence = "research use only (YouTube Faces; the annotation: MIT)"
     how_to_get = (
-        "For research use only: git clone https://github.com/udacity/P1_Facial_Keypoints (its data folder "
-        "has training, test and both .csv files)."
+        "For research use only: 'face-align data download ytf', or git clone "
+        "https://github.com/udacity/P1_Facial_Keypoints (its data folder has training, test and both .csv files)."
     )
     splits = ("train", "common", "challenging", "full")
     test_split = "full"
     schemes = (68, 19)
     alpha_2 = 3.0
+    archive = Archive("https://github.com/udacity/P1_Facial_Keypoints/archive/refs/heads/master.zip")
 
     def __init__(
         self,
@@ -104,6 +109,13 @@ class YouTubeFaces(FaceDataset):
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         return read_image(self._root / self._frames[index])
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        return read_image_size(self._root / self._frames[index])
+
+    def fingerprint(self) -> dict[str, Any] | None:
+        files = [self._root / name for name in (*_FOLDERS.values(), *self._frames)]
+        return {"files": files_digest(files, self._root)}
 
 
 def yaw_asymmetry(landmarks: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from face_align_env.files import atomic_path
+
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 FORMAT = "face-align-env/1"
@@ -21,13 +23,6 @@ FORMAT = "face-align-env/1"
 
 class WeightsError(ValueError):
     """A file that holds no weights, or weights of another network or landmark scheme."""
-
-
-def atomic_path(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """The path to write to first, and the final one to rename it to; makes the folder."""
-    final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    return final.with_name(f".{final.name}.{os.getpid()}.tmp"), final
 
 
 def save_weights(

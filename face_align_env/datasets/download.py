@@ -1,0 +1,425 @@
+"""Fetches the public archive of a dataset and unpacks it where the dataset's reader looks.
+
+Beside the dataset's folder ``<name>`` there are
+
+* ``.<name>.download``: the archive while it is fetched (``*.part``) and what tells whether the server still has the
+  same file (``*.part.json``), so that a broken download goes on where it stopped; and for good ``download.json``,
+  which hash the archive had, and the empty file ``lock``
+* ``.<name>.unpacking-<pid>``: what is being unpacked. It becomes ``<name>`` in one step, once the reader has found its
+  data in it, so nothing half-unpacked is ever taken for the dataset; what a killed run has left goes with the next.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from face_align_env.datasets.base import (
+    Archive,
+    BadFaceError,
+    DatasetNotFoundError,
+    FaceDataset,
+    candidate_roots,
+)
+from face_align_env.datasets.unpacking import (
+    DEFAULT_LIMITS,
+    TAR_SUFFIXES,
+    ZIP_SUFFIX,
+    ArchiveError,
+    DownloadError,
+    Limits,
+    in_bytes,
+    unpack,
+    unpacked_size,
+)
+from face_align_env.files import write_json
+
+_RECORD, _LOCK = "download.json", "lock"
+_PIECE = 1 << 16  # bytes, of connections: a piece that does not come whole is lost
+_TIMEOUT = (30.0, 60.0)  # seconds: to connect, and between two pieces
+_VALIDATORS = ("etag", "last-modified")  # the first that the server gives is sent back as If-Range
+
+
+def download(
+    dataset: type[FaceDataset],
+    root: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    limits: Limits = DEFAULT_LIMITS,
+    keep_archive: bool = False,
+) -> Path:
+    """Fetch a dataset's archive and unpack it; a download that broke off goes on where it stopped.
+
+    The dataset's folder gets a ``download.json`` that says where it is from and which hash the archive had. Proxies
+    are those of the environment (``HTTPS_PROXY``, ...).
+
+    :param dataset: the dataset's class
+    :param root: the folder to make; None: ``$FACE_ALIGN_DATA/<name>``, else ``~/.cache/face-align/<name>``
+    :param progress: show bars
+    :param limits: what the archive may unpack to
+    :param keep_archive: leave the archive in ``.<name>.download`` beside the folder
+    :return: the folder
+    :raises DatasetNotFoundError: the dataset has no public archive; the message says how to get it
+    :raises ArchiveError: the archive has another hash or size than expected, is damaged, holds what must not be
+        unpacked, or lacks the dataset
+    :raises DownloadError: the folder is there already, the server or the connection fails, or the disk is full
+    :raises OSError: the folder beside cannot be made or written to
+    :warns UserWarning: the archive has another hash than when it was last fetched, or the reader objects to a file
+    """
+    archive = dataset.archive
+    if archive is None:
+        raise DatasetNotFoundError(f"Dataset '{dataset.name}' has no archive to download. {dataset.how_to_get}")
+    file_name = PurePosixPath(urlsplit(archive.url).path).name
+    if not file_name.endswith((*TAR_SUFFIXES, ZIP_SUFFIX)):
+        raise ValueError(f"'{archive.url}': expected a file {', '.join(TAR_SUFFIXES)} or {ZIP_SUFFIX}.")
+    target = candidate_roots(dataset, root)[0].resolve()
+    _refuse_occupied(target)
+    folder = target.with_name(f".{target.name}.download")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file_name
+    with _alone(folder, dataset):
+        _remove_leftovers(target, path)
+        record = _fetch(dataset, archive, path, progress)
+        try:
+            _install(dataset, path, target, record, limits, progress)
+        except ArchiveError:
+            path.unlink()  # the next call must not meet it again
+            raise
+        _compare(record, folder / _RECORD)
+        write_json(folder / _RECORD, record)
+        if not keep_archive:
+            path.unlink()
+    return target
+
+
+def _refuse_occupied(target: Path) -> None:
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise DownloadError(
+            f"'{target}' is there already and is not touched. If it is the dataset, there is nothing to do; to fetch "
+            "it anew, rename or remove it first, or choose another folder."
+        )
+
+
+@contextmanager
+def _alone(folder: Path, dataset: type[FaceDataset]) -> Iterator[None]:
+    """Keep other processes from fetching the same dataset to the same place; the system lets go of a killed one's."""
+    with (folder / _LOCK).open("w") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DownloadError(
+                    f"Another process is fetching '{dataset.name}' to '{folder.parent}'. Wait for it, or end it."
+                ) from error
+            except OSError:
+                pass  # a file system without locks
+        yield
+
+
+def _remove_leftovers(target: Path, archive: Path) -> None:
+    """Remove what killed runs and archives of another name have left; the lock must be held."""
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.unpacking-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part = _part(archive)
+    for entry in archive.parent.iterdir():
+        if entry.is_file() and entry.name not in (archive.name, part.name, _state(part).name, _RECORD, _LOCK):
+            entry.unlink()
+
+
+def _part(archive: Path) -> Path:
+    return archive.with_name(f"{archive.name}.part")
+
+
+def _state(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _fetch(dataset: type[FaceDataset], archive: Archive, path: Path, progress: bool) -> dict[str, Any]:
+    """Fetch an archive to ``path``, unless a former call did, and check its size and hash.
+
+    :return: what ``download.json`` says
+    """
+    import pooch  # type: ignore[import-untyped]
+
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")  # the bar says what happens
+    try:
+        pooch.retrieve(
+            archive.url,
+            known_hash=archive.known_hash,
+            fname=path.name,
+            path=path.parent,
+            downloader=_Downloader(dataset, archive, _part(path), progress),
+        )
+    except ValueError as error:  # pooch's word for another hash; it names both, and has deleted the file
+        raise ArchiveError(f"The archive of '{dataset.name}' is not the expected one. {error}") from error
+    finally:
+        logger.setLevel(level)
+    size = path.stat().st_size
+    if archive.num_bytes not in (None, size):
+        path.unlink()
+        raise _wrong_size(dataset, archive, size)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "dataset": dataset.name,
+        "url": archive.url,
+        "file_name": path.name,
+        "num_bytes": size,
+        "sha256": sha256,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+class _Downloader:
+    """Pooch's downloader, one that goes on where the last call stopped.
+
+    The bytes are collected in ``part``. The file beside it holds what the server said of the file when they were
+    begun; only a server that still says the same is asked for the rest (RFC 9110, sections 13.1.5 and 14).
+    """
+
+    def __init__(self, dataset: type[FaceDataset], archive: Archive, part: Path, progress: bool) -> None:
+        self._dataset = dataset
+        self._archive = archive
+        self._part = part
+        self._state = _state(part)
+        self._progress = progress
+
+    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> None:
+        self._fetch()
+        os.replace(self._part, output_file)
+        self._state.unlink(missing_ok=True)
+
+    def _kept(self) -> tuple[int, dict[str, Any]]:
+        """How many bytes can be gone on from, and what the server said of their file; 0: begin."""
+        state = _read_json(self._state)
+        if state.get("url") != self._archive.url or _validator(state) is None or not self._part.is_file():
+            return 0, {}
+        return self._part.stat().st_size, state
+
+    def _discard(self) -> None:
+        self._part.unlink(missing_ok=True)
+        self._state.unlink(missing_ok=True)
+
+    def _fetch(self) -> None:
+        import requests
+
+        offset, state = self._kept()
+        # Bytes as they are on the server: a compressed transfer has other positions.
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers |= {"Range": f"bytes={offset}-", "If-Range": _validator(state) or ""}
+        try:
+            response = requests.get(self._archive.url, headers=headers, stream=True, timeout=_TIMEOUT)
+        except requests.RequestException as error:
+            raise self._failed(f"{self._archive.url} cannot be reached ({error}).") from error
+        with response:
+            status, (begin, total) = response.status_code, _place(response)
+            if status == 200:
+                self._receive(response, 0, total)
+            elif offset and status == 206 and begin == offset and _is_same(response, total, state):
+                self._receive(response, offset, total)
+            elif offset and status in (206, 416):
+                # 416 for a whole file: the last call was killed before it could rename it.
+                if status == 206 or not total == offset == state.get("num_bytes"):
+                    self._discard()
+                    self._fetch()
+            else:
+                raise self._refused(response)
+
+    def _receive(self, response: Any, offset: int, total: int | None) -> None:
+        """Append the response's bytes to the part, or begin it anew where ``offset`` is 0.
+
+        :param total: bytes of the whole file; None: not said
+        """
+        import urllib3
+
+        if not offset:
+            self._discard()
+            if total is not None and self._archive.num_bytes not in (None, total):
+                raise _wrong_size(self._dataset, self._archive, total)
+        if total is not None:
+            # Pictures hardly shrink, so what is unpacked is about as large as the archive.
+            _check_room(f"Dataset '{self._dataset.name}'", self._part.parent, 2 * total - offset)
+        try:
+            if not offset:
+                said = {name: response.headers.get(name) for name in _VALIDATORS}
+                write_json(self._state, {"url": self._archive.url, "num_bytes": total, **said})
+            with _bar(self._progress, self._dataset.name, total, offset) as bar, self._part.open("ab") as file:
+                # Not iter_content: it would unpack a .tar.gz that the server calls a compressed transfer.
+                for chunk in response.raw.stream(_PIECE, decode_content=False):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        except urllib3.exceptions.HTTPError as error:
+            raise self._failed(f"The connection to {self._archive.url} broke off ({error}).") from error
+        except OSError as error:  # of the disk: urllib3 gives those of the connection another class
+            more = "more" if total is None else f"{in_bytes(2 * total - self._kept()[0])} more"
+            raise self._failed(
+                f"'{self._part}' cannot be written to ({error.strerror}). Archive and dataset take {more} in "
+                f"'{self._part.parent.parent}': make room, or choose another folder."
+            ) from error
+        size = self._part.stat().st_size
+        if total is not None and size < total:
+            raise self._failed(
+                f"The connection to {self._archive.url} broke off at {in_bytes(size)} of {in_bytes(total)}."
+            )
+
+    def _refused(self, response: Any) -> DownloadError:
+        status = response.status_code
+        cure = (
+            "Try again later."
+            if status == 429 or status >= 500
+            else f"The archive may have moved: get it by hand. {self._dataset.how_to_get}"
+        )
+        return self._failed(f"The server answers {status} {response.reason} for {self._archive.url}. {cure}")
+
+    def _failed(self, message: str) -> DownloadError:
+        kept, _ = self._kept()
+        if kept:
+            return DownloadError(
+                f"{message} {in_bytes(kept)} are kept in '{self._part}'; the same command goes on there."
+            )
+        self._discard()
+        return DownloadError(f"{message} Nothing is kept; the same command begins again.")
+
+
+def _validator(state: dict[str, Any]) -> str | None:
+    """What the server is to compare before it sends a rest; a weak ETag may not be used so (RFC 9110, 13.1.5)."""
+    for name in _VALIDATORS:
+        value = state.get(name)
+        if isinstance(value, str) and value and not value.startswith("W/"):
+            return value
+    return None
+
+
+def _place(response: Any) -> tuple[int | None, int | None]:
+    """First byte, and size of the whole file, of what a response holds; None where it does not say."""
+    if response.status_code == 200:
+        length = response.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdecimal() else None
+    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", ""))
+    if match is None:
+        return None, None
+    begin, total = match.groups()
+    return None if begin is None else int(begin), None if total is None else int(total)
+
+
+def _is_same(response: Any, total: int | None, state: dict[str, Any]) -> bool:
+    """Whether a rest is of the file that was begun; for servers that send it without having compared."""
+    pairs = [(total, state.get("num_bytes")), *((response.headers.get(name), state.get(name)) for name in _VALIDATORS)]
+    return all(now is None or then is None or now == then for now, then in pairs)
+
+
+def _wrong_size(dataset: type[FaceDataset], archive: Archive, size: int) -> ArchiveError:
+    return ArchiveError(
+        f"The archive of '{dataset.name}' is not the expected one: {archive.url} has {size:,} bytes instead of "
+        f"{archive.num_bytes:,}. It was not kept. See whether there is a newer version of this package."
+    )
+
+
+def _compare(record: dict[str, Any], path: Path) -> None:
+    """Warn when the hash differs from the one that was recorded for the same address."""
+    earlier = _read_json(path)
+    if earlier.get("url") == record["url"] and earlier.get("sha256") not in (None, record["sha256"]):
+        warnings.warn(
+            f"The archive of '{record['dataset']}' has changed: its SHA-256 is {record['sha256']}, and was "
+            f"{earlier['sha256']} on {earlier.get('date')} ('{path}'). Figures may not compare with earlier ones.",
+            stacklevel=3,
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _install(
+    dataset: type[FaceDataset], archive: Path, target: Path, record: dict[str, Any], limits: Limits, progress: bool
+) -> None:
+    """Unpack an archive beside the target, find the data in it, and rename that to the target.
+
+    :raises ArchiveError: see :func:`_unpack`; or the dataset is not in it
+    :raises DownloadError: the disk is full, or the target was made meanwhile; the archive is kept
+    """
+    temporary = target.with_name(f".{target.name}.unpacking-{os.getpid()}")
+    needed = unpacked_size(archive)
+    try:
+        _check_room(f"What '{archive}' unpacks to", target.parent, min(needed, limits.num_bytes))
+        temporary.mkdir()
+        with _bar(progress, f"{dataset.name}: unpacking") as bar:
+            unpack(archive, temporary, limits, bar)
+        found = _find_data(dataset, temporary, target)
+        write_json(found / _RECORD, record)
+        _refuse_occupied(target)
+        if target.exists():
+            target.rmdir()
+        found.rename(target)
+    except DownloadError:
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"'{archive.name}' cannot be unpacked to '{target}' ({error}); it takes at least {in_bytes(needed)} there. "
+            f"What was unpacked is removed; the archive is kept in '{archive.parent}' for the next call."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _find_data(dataset: type[FaceDataset], folder: Path, target: Path) -> Path:
+    """The folder in which the reader finds a split: the archive's only top folder, or what the archive was unpacked to.
+
+    :param target: for messages; the folder's later name
+    :raises ArchiveError: it finds none
+    """
+    entries = list(folder.iterdir())
+    top = entries if len(entries) == 1 and entries[0].is_dir() else []
+    for root in (*top, folder):
+        for split in dataset.splits:
+            try:
+                dataset(split=split, root=root)  # type: ignore[call-arg]
+            except DatasetNotFoundError as error:
+                reason = str(error)
+            except BadFaceError as error:
+                # The data is there, and as it was published; whoever reads it is told what to mend.
+                warnings.warn(str(error).replace(str(root), str(target)), stacklevel=4)
+                return root
+            else:
+                return root
+    raise ArchiveError(
+        f"The archive lacks the data of '{dataset.name}', and is deleted with all that was unpacked: "
+        f"{reason.replace(str(folder), dataset.archive.url if dataset.archive else '')}"
+    )
+
+
+def _check_room(what: str, folder: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold (a quota shows only when it is met)."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DownloadError(
+            f"{what} takes about {in_bytes(needed)} in '{folder}', where {in_bytes(free)} are free. Make room, or "
+            "choose another folder; what was fetched so far is kept."
+        )
+
+
+def _bar(progress: bool, what: str, total: int | None = None, done: int = 0) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(desc=what, total=total, initial=done, unit="B", unit_scale=True, disable=not progress)

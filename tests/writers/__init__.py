@@ -1,0 +1,1 @@
+"""Writers of small datasets, each in the form in which the real one is published."""

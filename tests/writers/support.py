@@ -1,0 +1,23 @@
+"""What the tests of several datasets share beside the writers: the real data, and short cuts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+# The research data, where there is a copy of it beside the checkout.
+REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def real_root(name):
+    """The folder of a real dataset; the test is skipped where there is none."""
+    root = REAL_DATA / name
+    if not root.is_dir():
+        pytest.skip(f"no copy of the research dataset {name} beside the checkout")
+    return root
+
+
+def ids_of(dataset):
+    """The ids of all faces, in the dataset's order."""
+    return [dataset.annotation(i).id for i in range(len(dataset))]
