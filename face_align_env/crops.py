@@ -19,22 +19,28 @@ Matrix = npt.NDArray[np.float64]
 
 
 def crop_transform(box: npt.ArrayLike, margin: float = MARGIN) -> Matrix:
-    """The (2, 3) float64 matrix from photo pixels to crop pixels.
+    """The float64 matrices from photo pixels to crop pixels.
 
-    :param box: (4,) x0, y0, x1, y1 in photo pixels
+    :param box: (..., 4) x0, y0, x1, y1 in photo pixels
     :param margin: added on each side of the squared box, as a fraction of its side
-    :raises ValueError: when the box is not four finite numbers with x0 < x1 and y0 < y1, or ``margin`` leaves
+    :return: (..., 2, 3)
+    :raises ValueError: when a box is not four finite numbers with x0 < x1 and y0 < y1, or ``margin`` leaves
         nothing of it
     """
-    x0, y0, x1, y1 = corners = np.asarray(box, dtype=np.float64).reshape(-1)
-    if not np.isfinite(corners).all() or x1 <= x0 or y1 <= y0:
-        raise ValueError(f"Expected a box x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {corners.tolist()}.")
-    side = max(x1 - x0, y1 - y0) * (1 + 2 * margin)
-    if side <= 0:
+    boxes = np.asarray(box, dtype=np.float64)
+    if boxes.shape[-1:] != (4,):
+        raise ValueError(f"Expected boxes x0, y0, x1, y1, got an array of shape {boxes.shape}.")
+    size = boxes[..., 2:] - boxes[..., :2]
+    wrong = ~(np.isfinite(boxes).all(-1) & (size > 0).all(-1))
+    if wrong.any():
+        raise ValueError(f"Expected a box x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {boxes[wrong][0].tolist()}.")
+    if 1 + 2 * margin <= 0:
         raise ValueError(f"A margin of {margin} leaves nothing of the box; it must be above -0.5.")
-    scale = CROP_SIZE / side
-    middle = (CROP_SIZE - 1) / 2
-    return np.array([[scale, 0, middle - scale * (x0 + x1) / 2], [0, scale, middle - scale * (y0 + y1) / 2]])
+    scale = CROP_SIZE / (size.max(-1) * (1 + 2 * margin))
+    matrix = np.zeros((*boxes.shape[:-1], 2, 3))
+    matrix[..., 0, 0] = matrix[..., 1, 1] = scale
+    matrix[..., 2] = (CROP_SIZE - 1) / 2 - scale[..., None] * (boxes[..., :2] + boxes[..., 2:]) / 2
+    return matrix
 
 
 def invert_transform(matrix: Matrix) -> Matrix:

@@ -363,4 +363,5 @@ class EpisodeBatch:
             ground_truth=self.ground_truth[slot],
             patch_size=p,
             caption=caption,
+            annotated=self.counted[slot],
         )

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import bisect
+import multiprocessing
 from collections import OrderedDict
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from face_align_env.crops import CONTEXT, CROP_SIZE, MARGIN, crop_transform, cut, transform_points
 from face_align_env.datasets import FaceDataset
 from face_align_env.metrics import normalizing_distance
+from face_align_env.store import cache_folder, load_annotations, open_contexts
+
+_CHUNK = 32  # faces that a process prepares before it reports
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +40,15 @@ class FaceBatch:
 class PreparedFaces:
     """The faces of a dataset, cut to crops with context; images are read when they are needed.
 
+    What has been prepared stays on disk, where the dataset can be told by its fingerprint (see
+    :mod:`face_align_env.store`): the next process maps it, and all that run share its pages.
+
     :param dataset: the faces
     :param normalizer: name of Eq. 2's ``d``; None: the dataset's own
     :param margin: margin around the box, see :func:`~face_align_env.crops.crop_transform`
-    :param max_cached: number of prepared images to keep in memory (about 370 kB each)
+    :param max_cached: number of crops to keep in memory where they are not kept on disk (about 370 kB each)
+    :raises BadFaceError: an annotation cannot be used
+    :raises ValueError: the dataset is empty, or its landmarks do not give that ``d``
     """
 
     def __init__(
@@ -51,16 +64,26 @@ class PreparedFaces:
         self.scheme = dataset.scheme
         self.margin = margin
         self.normalizer = normalizer or dataset.normalizer
-        annotations = [dataset.annotation(i) for i in range(len(dataset))]
-        self.ids = [a.id for a in annotations]
-        photo = np.stack([a.landmarks for a in annotations])
-        boxes = np.stack([a.box for a in annotations])
-        self.transforms = np.stack([crop_transform(box, margin) for box in boxes])
-        self.landmarks = transform_points(self.transforms, photo)
-        everything = np.ones(photo.shape[1], dtype=np.bool_)
-        self.counted = np.stack([everything if a.counted is None else a.counted for a in annotations])
-        self.visible = np.stack([a.visible for a in annotations])
+        annotations = load_annotations(dataset)
+        self.ids: list[str] = annotations.ids.tolist()
+        self.transforms = crop_transform(annotations.boxes, margin)
+        self.landmarks = transform_points(self.transforms, annotations.landmarks)
+        self.boxes = transform_points(self.transforms, annotations.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        self.counted = annotations.counted
+        self.visible = annotations.visible
         self.d = self.distances(self.normalizer)
+        if np.isnan(self.d).any():
+            first = self.ids[int(np.flatnonzero(np.isnan(self.d))[0])]
+            raise ValueError(
+                f"The normaliser '{self.normalizer}' needs landmarks that are not annotated in "
+                f"{np.isnan(self.d).sum()} faces of '{dataset.name}' ({first}, ...). Take normalizer='face_size'."
+            )
+        self._ends = list(accumulate(len(part) for part in dataset.parts))
+        starts = [0, *self._ends[:-1]]
+        self._stores = [
+            open_contexts(part, self.transforms[start:end])
+            for part, start, end in zip(dataset.parts, starts, self._ends, strict=True)
+        ]
         self._max_cached = max_cached
         self._cache: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
 
@@ -68,10 +91,8 @@ class PreparedFaces:
         return len(self.landmarks)
 
     def distances(self, normalizer: str) -> npt.NDArray[np.float64]:
-        """(N,) Eq. 2's ``d`` under a named normaliser, crop pixels."""
-        boxes = np.stack([self.dataset.annotation(i).box for i in range(len(self))])
-        sides = transform_points(self.transforms, boxes.reshape(-1, 2, 2)).reshape(-1, 4)
-        return normalizing_distance(self.landmarks, normalizer, boxes=sides)
+        """(N,) Eq. 2's ``d`` under a named normaliser, crop pixels; NaN where a landmark it needs is not annotated."""
+        return normalizing_distance(self.landmarks, normalizer, self.boxes, self.counted)
 
     def mean_shape(self) -> npt.NDArray[np.float32]:
         """(K, 2) mean of the counted landmarks, crop pixels."""
@@ -80,21 +101,64 @@ class PreparedFaces:
         return (total / np.maximum(weights.sum(axis=0), 1)).astype(np.float32)
 
     def context(self, index: int) -> npt.NDArray[np.uint8]:
-        """The crop of face ``index`` with its context: (S, S, 3) uint8, S = 256 + 2 x 48."""
-        cached = self._cache.get(index)
-        if cached is not None:
+        """The crop of face ``index`` with its context: (S, S, 3) uint8, S = 256 + 2 x 48; not to be written to.
+
+        :raises BadFaceError: its image cannot be read
+        :raises ValueError: its box lies outside of the image
+        """
+        part = bisect.bisect_right(self._ends, index)
+        store, local = self._stores[part], index - (self._ends[part - 1] if part else 0)
+        kept = None if store is None else store[local]
+        if kept is not None:
+            return kept
+        if index in self._cache:
             self._cache.move_to_end(index)
-            return cached
+            return self._cache[index]
         image = self.dataset.image(index)
         try:
             prepared = cut(image, self.transforms[index], CONTEXT)
         except ValueError as error:
             raise ValueError(f"{self.dataset.name}/{self.ids[index]}: {error}") from error
+        if store is not None and store.add(local, prepared):
+            return prepared
         if self._max_cached > 0:
             self._cache[index] = prepared
             if len(self._cache) > self._max_cached:
                 self._cache.popitem(last=False)
         return prepared
+
+    def mapped_contexts(self, progress: bool = False) -> npt.NDArray[np.uint8] | None:
+        """All contexts as one array whose pages all processes share; those that are not on disk yet are prepared.
+
+        :param progress: show a bar meanwhile
+        :return: (N, S, S, 3) uint8, writing to it changes no file; None where they are not kept in one file
+        """
+        store = self._stores[0] if len(self._stores) == 1 else None
+        if store is None:
+            return None
+        for index in tqdm(store.absent(), desc=self.title, unit="face", disable=not progress, leave=False):
+            self.context(index)
+        return store.whole()
+
+    def absent(self) -> list[int]:
+        """The faces that are not on disk yet.
+
+        :raises OSError: they are not kept on disk
+        """
+        absent: list[int] = []
+        for store, end in zip(self._stores, self._ends, strict=True):
+            if store is None:
+                raise OSError(
+                    f"Prepared faces of '{self.dataset.name}' are not kept on disk: FACE_ALIGN_CACHE is off, there is "
+                    "no room, or the dataset has no fingerprint."
+                )
+            absent += [end - len(store) + index for index in store.absent()]
+        return absent
+
+    @property
+    def title(self) -> str:
+        """Of a progress bar."""
+        return f"reading {self.dataset.name} {self.dataset.split}"
 
     def crop(self, index: int) -> npt.NDArray[np.uint8]:
         """The plain 256x256 crop of face ``index``: (256, 256, 3) uint8."""
@@ -144,3 +208,47 @@ class FaceSource:
             counted = views.flags(counted, self.prepared.scheme)
             d = d * views.scales
         return FaceBatch(self.crops(indices, seeds), landmarks, d, counted)
+
+
+_worker: PreparedFaces  # of a process of prepare_on_disk
+
+
+def _begin_work(prepared: PreparedFaces) -> None:
+    global _worker
+    _worker = prepared
+
+
+def _work(indices: list[int]) -> int:
+    for index in indices:
+        _worker.context(index)
+    return len(indices)
+
+
+def prepare_on_disk(prepared: PreparedFaces, workers: int = 1, progress: bool = True) -> int:
+    """Prepare every face that is not on disk yet, so that all later processes start with them.
+
+    :param workers: processes that share the work
+    :param progress: show a bar
+    :return: how many faces were prepared now
+    :raises OSError: they cannot be kept on disk
+    :raises BadFaceError: an image cannot be read
+    """
+    absent = prepared.absent()
+    chunks = [absent[i : i + _CHUNK] for i in range(0, len(absent), _CHUNK)]
+    with tqdm(total=len(absent), desc=prepared.title, unit="face", disable=not progress) as bar:
+        if workers <= 1 or len(chunks) <= 1:
+            _begin_work(prepared)
+            for chunk in chunks:
+                bar.update(_work(chunk))
+        else:
+            # Spawned, not forked: OpenCV and torch hold threads that a fork would leave behind.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(workers, context, _begin_work, (prepared,)) as pool:
+                for done in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
+                    bar.update(done.result())
+    if prepared.absent():
+        raise OSError(
+            f"{len(prepared.absent())} of {len(prepared)} faces could not be kept on disk in '{cache_folder()}': "
+            "make room there, or set FACE_ALIGN_CACHE to another folder."
+        )
+    return len(absent)

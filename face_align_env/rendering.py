@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from face_align_env.datasets import Face
 from face_align_env.landmarks import LandmarkScheme
 from face_align_env.patches import PATCH_SIZE
 
@@ -43,6 +44,7 @@ def draw_shape(
     color: Color = CURRENT,
     scale: int = SCALE,
     radius: int = 3,
+    drawn: npt.NDArray[np.bool_] | None = None,
 ) -> Picture:
     """A shape as its scheme's contours, and its landmarks as dots.
 
@@ -50,13 +52,17 @@ def draw_shape(
     :param shape: (K, 2) in pixels of the crop
     :param scheme: says which landmarks a line joins
     :param radius: of the dots, pixels of the picture; 0: none
+    :param drawn: (K,), the landmarks to draw (those that are annotated); None: all
     """
     picture = picture.copy()
     points = _pixels(shape, scale)
+    shown = np.ones(len(points), dtype=np.bool_) if drawn is None else drawn
     for contour, closed in scheme.contours:
-        cv2.polylines(picture, [points[list(contour)]], closed, color, 1, cv2.LINE_AA, _SHIFT)
+        curve = [point for point in contour if shown[point]]
+        if curve:
+            cv2.polylines(picture, [points[curve]], closed, color, 1, cv2.LINE_AA, _SHIFT)
     if radius:
-        for x, y in points.tolist():
+        for x, y in points[shown].tolist():
             cv2.circle(picture, (x, y), radius << _SHIFT, color, -1, cv2.LINE_AA, _SHIFT)
     return picture
 
@@ -105,17 +111,55 @@ def draw_state(
     ground_truth: Shape,
     patch_size: int = PATCH_SIZE,
     caption: str = "",
+    annotated: npt.NDArray[np.bool_] | None = None,
 ) -> Picture:
     """What the environment renders: x_0 (orange, thin), the ground truth (white), x_t (blue), some patch windows.
 
     :param crop: (256, 256, 3) uint8
     :param x_t, x_0, ground_truth: (K, 2) in pixels of the crop
+    :param annotated: (K,), the landmarks of the ground truth to draw; None: all
     :return: (512, 512, 3) uint8
     """
     picture = draw_shape(enlarge(crop), x_0, scheme, INITIAL, radius=0)
-    picture = draw_shape(picture, ground_truth, scheme, GROUND_TRUTH, radius=0)
+    picture = draw_shape(picture, ground_truth, scheme, GROUND_TRUTH, radius=0, drawn=annotated)
     picture = draw_windows(draw_shape(picture, x_t, scheme, CURRENT), x_t, patch_size)
     return draw_caption(picture, caption) if caption else picture
+
+
+def draw_annotation(face: Face, scheme: LandmarkScheme, size: int = 900) -> Picture:
+    """A face of a dataset with what its annotation says, to look at and to count points.
+
+    Landmarks with their numbers (from 0): white where visible, orange where not; those that do not count are left out.
+    The box is yellow.
+
+    :param face: with its image
+    :param size: of the picture's longer side, pixels
+    :return: (H, W, 3) uint8: the surroundings of the face, half its size on each side
+    """
+    counted = np.ones(len(face.landmarks), dtype=np.bool_) if face.counted is None else face.counted
+    corners = np.concatenate([face.landmarks[counted], face.box.reshape(2, 2)])
+    reach = 0.5 * (face.box[2:] - face.box[:2]).max()
+    height, width = face.image.shape[:2]
+    x0, y0 = np.floor((corners.min(0) - reach).clip(0)).astype(int).tolist()
+    x1, y1 = np.ceil((corners.max(0) + reach).clip(1, (width, height))).astype(int).tolist()
+    region = face.image[y0:y1, x0:x1]
+    if region.size == 0:
+        raise ValueError(f"{face.id}: its box and landmarks lie outside of its image of {width} x {height} pixels.")
+    scale = size / max(region.shape[:2])
+    resized = cv2.resize(region, (max(1, round(region.shape[1] * scale)), max(1, round(region.shape[0] * scale))))
+    picture = np.asarray(resized, dtype=np.uint8)
+    points = (face.landmarks - (x0, y0) + 0.5) * scale - 0.5
+    (left, top), (right, bottom) = ((face.box.reshape(2, 2) - (x0, y0) + 0.5) * scale - 0.5).round().astype(int)
+    cv2.rectangle(picture, (left, top), (right, bottom), WINDOW, 1)
+    picture = draw_shape(picture, points, scheme, CURRENT, scale=1, radius=0, drawn=counted)
+    for number in np.flatnonzero(counted).tolist():
+        x, y = points[number].round().astype(int).tolist()
+        color = GROUND_TRUTH if face.visible[number] else INITIAL
+        cv2.circle(picture, (x, y), 3, color, -1, cv2.LINE_AA)
+        for ink, thickness in (((0, 0, 0), 3), (color, 1)):  # a dark rim, to be read on any skin
+            place = (x + 4, y - 4)
+            cv2.putText(picture, str(number), place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, ink, thickness, cv2.LINE_AA)
+    return draw_caption(picture, f"{face.id}   {width} x {height}   {int(face.visible.sum())} visible")
 
 
 def patch_grid(patches: npt.NDArray[np.uint8], columns: int | None = None) -> Picture:
@@ -132,19 +176,19 @@ def patch_grid(patches: npt.NDArray[np.uint8], columns: int | None = None) -> Pi
     return grid.transpose(0, 2, 1, 3, 4).reshape(rows * (p + 1), columns * (p + 1), 3)[:-1, :-1]
 
 
-def episode_sheet(frames: Sequence[Picture], columns: int | None = None, gap: int = 8) -> Picture:
-    """The pictures of an episode side by side, on white.
+def side_by_side(pictures: Sequence[Picture], columns: int | None = None, gap: int = 8) -> Picture:
+    """Pictures in rows on white, such as those of an episode.
 
-    :param frames: pictures of one size, in the order of the episode: ``env.render()`` after reset and each step
+    :param pictures: each in the upper left corner of a cell that the largest fits in
     :param columns: number of pictures in a row; None: all in one row
     """
-    columns = columns or len(frames)
-    rows = -(-len(frames) // columns)
-    height, width = frames[0].shape[:2]
+    columns = columns or len(pictures)
+    rows = -(-len(pictures) // columns)
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
-    for number, frame in enumerate(frames):
+    for number, picture in enumerate(pictures):
         top, left = number // columns * (height + gap), number % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = frame
+        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return sheet
 
 

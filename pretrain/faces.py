@@ -64,15 +64,20 @@ class DeviceFaces:
         self, prepared: PreparedFaces, size: int, device: torch.device | str = "cpu", progress: bool = True
     ) -> None:
         self.prepared, self.size, self.device = prepared, size, torch.device(device)
-        n = len(prepared)
-        self.contexts = torch.empty((n, *[_side(size)] * 2, 3), dtype=torch.uint8, device=self.device)
-        title = f"reading {prepared.dataset.name} {prepared.dataset.split}"
-        with tqdm(total=n, desc=title, unit="face", disable=not progress, leave=False) as bar:
+        # Full-size crops in main memory need no copy where a file has them: its pages are shared, and can be dropped.
+        mapped = prepared.mapped_contexts(progress) if size == CROP_SIZE and self.device.type == "cpu" else None
+        self.contexts: Tensor = self._read(progress) if mapped is None else torch.from_numpy(mapped)
+
+    def _read(self, progress: bool) -> Tensor:
+        n, prepared = len(self.prepared), self.prepared
+        contexts = torch.empty((n, *[_side(self.size)] * 2, 3), dtype=torch.uint8, device=self.device)
+        with tqdm(total=n, desc=prepared.title, unit="face", disable=not progress, leave=False) as bar:
             for start in range(0, n, _CHUNK):
                 indices = range(start, min(start + _CHUNK, n))
                 chunk = torch.from_numpy(np.stack([prepared.context(i) for i in indices])).to(self.device)
-                self.contexts[start : start + len(chunk)] = _reduce(chunk, size)
+                contexts[start : start + len(chunk)] = _reduce(chunk, self.size)
                 bar.update(len(chunk))
+        return contexts
 
     def reduced(self, size: int) -> DeviceFaces:
         """The same faces at a lower resolution, without reading them again."""

@@ -16,8 +16,8 @@ from lightning.fabric.loggers import TensorBoardLogger
 from tqdm import tqdm
 
 from face_align_env.augmentation import Augmentation
+from face_align_env.files import atomic_path
 from face_align_env.mdp import nme
-from face_align_env.networks.weights import atomic_path
 from pretrain.faces import DeviceFaces
 from pretrain.objectives import Objective
 from pretrain.settings import require_same

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from face_align_env.networks.weights import atomic_path
+from face_align_env.files import write_json
 
 
 def require_same(where: str | os.PathLike[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -24,13 +24,6 @@ def require_same(where: str | os.PathLike[str], before: Mapping[str, Any], now: 
             f"'{os.fspath(where)}' belongs to a training with other settings ({differences}). "
             "Use another folder (--name, --output), or remove this one."
         )
-
-
-def write_json(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
-    """Write a JSON file under a temporary name and rename it."""
-    temporary, final = atomic_path(path)
-    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, final)
 
 
 def _as_text(value: object) -> str:

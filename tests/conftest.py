@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -74,3 +74,11 @@ class ToyFaces(FaceDataset):
 def toy_dataset() -> Callable[..., ToyFaces]:
     """``toy_dataset(split="train", size=6)``."""
     return ToyFaces
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared_faces_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests keep prepared faces in a folder of their own, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACE_ALIGN_CACHE", str(tmp_path_factory.mktemp("prepared")))
+        yield

@@ -17,7 +17,7 @@ from gymnasium.wrappers import RecordVideo
 from gymnasium.wrappers.vector import RecordVideo as RecordVideos
 
 from face_align_env import rendering
-from face_align_env.datasets import FaceDataset
+from face_align_env.datasets import Face, FaceDataset
 from face_align_env.landmarks import SCHEMES
 
 Toy = Callable[..., FaceDataset]
@@ -40,6 +40,50 @@ def test_shapes_of_each_scheme_are_drawn_on_a_copy(k: int) -> None:
     assert (drawn != picture).any()
     columns, rows = (2 * shape + 0.5).round().astype(int).T
     np.testing.assert_array_equal(drawn[rows, columns], np.tile(rendering.CURRENT, (k, 1)))
+
+
+def test_landmarks_that_are_not_annotated_are_not_drawn() -> None:
+    shape = np.random.default_rng(0).uniform(50, 200, (19, 2)).astype(np.float32)
+    shape[[1, 7]] = 10, 10  # somewhere else
+    drawn = np.ones(19, dtype=np.bool_)
+    drawn[[1, 7]] = False
+    picture = rendering.draw_shape(rendering.enlarge(CROP), shape, SCHEMES[19], drawn=drawn)
+    assert (picture[:80, :80] == 90).all()
+    columns, rows = (2 * shape[drawn] + 0.5).round().astype(int).T
+    np.testing.assert_array_equal(picture[rows, columns], np.tile(rendering.CURRENT, (17, 1)))
+    state = rendering.draw_state(CROP, SCHEMES[19], x_t=shape[:] * 0 + 200, x_0=shape * 0 + 200, ground_truth=shape)
+    masked = rendering.draw_state(
+        CROP, SCHEMES[19], x_t=shape * 0 + 200, x_0=shape * 0 + 200, ground_truth=shape, annotated=drawn
+    )
+    assert (state[:80, :80] != 90).any()
+    assert (masked[:80, :80] == 90).all()
+
+
+def test_an_annotation_is_drawn_where_it_is() -> None:
+    landmarks = np.random.default_rng(0).uniform((400, 300), (500, 400), (29, 2)).astype(np.float32)
+    visible, counted = np.ones(29, dtype=np.bool_), np.ones(29, dtype=np.bool_)
+    visible[4], counted[5] = False, False
+    box = np.array([400, 300, 500, 400], dtype=np.float32)
+    image = np.full((700, 900, 3), 90, dtype=np.uint8)
+    face = Face(landmarks, box, visible, "x", counted, image=image)
+    picture = rendering.draw_annotation(face, SCHEMES[29], size=800)
+    assert picture.shape == (800, 800, 3), "the box of 100 px and half of it on each side, four times as large"
+    assert (image == 90).all()
+    places = ((landmarks - (350, 250) + 0.5) * 4 - 0.5).round().astype(int)
+    expected = np.tile(rendering.GROUND_TRUTH, (29, 1))
+    expected[4] = rendering.INITIAL
+    hit = (picture[places[:, 1], places[:, 0]] == expected).all(1)
+    assert hit[counted].mean() > 0.7, "numbers of neighbours hide some"
+    corner = ((np.array([400, 300]) - (350, 250) + 0.5) * 4 - 0.5).round().astype(int)
+    np.testing.assert_array_equal(picture[corner[1], corner[0]], rendering.WINDOW)
+
+
+def test_an_annotation_outside_of_its_image_is_named() -> None:
+    landmarks = np.random.default_rng(0).uniform(400, 500, (29, 2)).astype(np.float32)
+    image = np.zeros((50, 60, 3), dtype=np.uint8)
+    face = Face(landmarks, np.array([400, 400, 500, 500], np.float32), np.ones(29, np.bool_), "x.jpg", image=image)
+    with pytest.raises(ValueError, match=r"x\.jpg: .* 60 x 50 pixels"):
+        rendering.draw_annotation(face, SCHEMES[29])
 
 
 def test_shapes_far_outside_do_no_harm() -> None:
@@ -74,12 +118,20 @@ def test_patch_grid_shows_every_patch() -> None:
     assert (grid[62:, 31:] == 0).all()
 
 
-def test_episode_sheet_puts_frames_side_by_side() -> None:
+def test_pictures_of_different_sizes_stand_in_equal_cells() -> None:
+    sheet = rendering.side_by_side([CROP[:100, :50], CROP[:20, :80]], gap=10)
+    assert sheet.shape == (100, 170, 3)
+    assert (sheet[:20, 90:] == 90).all()
+    assert (sheet[20:, 90:] == 255).all()
+    assert (sheet[:, 50:90] == 255).all()
+
+
+def test_side_by_side_puts_frames_side_by_side() -> None:
     frames = [np.full((20, 30, 3), value, dtype=np.uint8) for value in (10, 20, 30)]
-    sheet = rendering.episode_sheet(frames, gap=4)
+    sheet = rendering.side_by_side(frames, gap=4)
     assert sheet.shape == (20, 98, 3)
     assert [int(sheet[0, x, 0]) for x in (0, 34, 68, 31)] == [10, 20, 30, 255]
-    assert rendering.episode_sheet(frames, columns=2, gap=4).shape == (44, 64, 3)
+    assert rendering.side_by_side(frames, columns=2, gap=4).shape == (44, 64, 3)
 
 
 # -- the environment's pictures ----------------------------------------------------------------------------------------
