@@ -82,18 +82,18 @@ class FaceAligner:
     def __call__(self, image: npt.NDArray[np.uint8] | str | os.PathLike[str], boxes: npt.ArrayLike) -> list[Alignment]:
         """Align the faces of one photo.
 
-        :param image: (H, W, 3) uint8 RGB, or the path of an image file
+        :param image: (H, W, 3) uint8 RGB, or the path of an image file, which is turned as its EXIF data say
         :param boxes: (N, 4) or (4,): x0, y0, x1, y1 of each face, pixels of the photo
         :return: one alignment a box, in their order
         :raises ValueError: the image is empty or of another type; a box is empty or outside the image
         :raises BadFaceError: the file is missing or no image
         """
-        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
+        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image), upright=True)
         corners = np.asarray(boxes, dtype=np.float64)
         corners = corners.reshape(-1, 4) if corners.size else corners.reshape(0, 4)
         if not len(corners):
             return []
-        transforms = np.stack([crop_transform(box, self.margin) for box in corners])
+        transforms = crop_transform(corners, self.margin)
         crops = np.stack([cut(pixels, transform) for transform in transforms])
         trajectories, iterations = self.align_crops(crops)
         photo = transform_points(invert_transform(transforms)[:, None], trajectories)

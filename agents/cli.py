@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-DatasetOption = Annotated[
-    str, typer.Option(help="synthetic, 300w, ytf, pts; several of one landmark scheme joined by '+'.")
-]
-RootOption = Annotated[
-    str | None,
-    typer.Option(help="Folder of the data. Without it: $FACE_ALIGN_DATA/NAME, else ~/.cache/face-align/NAME."),
-]
-PresetOption = Annotated[
-    str, typer.Option(help="Networks and recipe: tiny (CPU trials), compact, paper (Table 1), mdm (LRN as in MDM).")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
-LandmarksOption = Annotated[
-    int | None, typer.Option(help="Number of landmarks, where the dataset offers several (68, 29, 19).")
-]
-OptionOption = Annotated[
-    list[str] | None,
-    typer.Option("--option", help="Keyword of the dataset as KEY=VALUE (boxes=detector, size=500); repeat for more."),
-]
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option(help="Of supervised training: 32-true, bf16-mixed, ... Default: bf16-mixed on CUDA, else 32-true."),
-]
-DevicesOption = Annotated[int, typer.Option(help="Number of devices that train together.")]
-OutputOption = Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard curves.")]
+from agents.data_commands import data_app
+from agents.options import (
+    DatasetOption,
+    DeviceOption,
+    DevicesOption,
+    LandmarksOption,
+    OptionOption,
+    OutputOption,
+    PrecisionOption,
+    PresetOption,
+    RootOption,
+    SeedOption,
+    announce,
+    console,
+    data_of,
+    done,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,29 +36,7 @@ app = typer.Typer(
 )
 pretrain_app = typer.Typer(no_args_is_help=True, help="Supervised training of GEN and LRN (section 3).")
 app.add_typer(pretrain_app, name="pretrain")
-# Piped into a file the tables keep their columns.
-console = Console(width=None if sys.stdout.isatty() else 160)
-
-
-def _data(dataset: str, root: str | None, landmarks: int | None, option: list[str] | None) -> Any:
-    from pretrain.recipes import Data
-
-    return Data(dataset, root, landmarks, {key: _value(text) for key, _, text in map(_split, option or [])} or None)
-
-
-def _split(text: str) -> tuple[str, str, str]:
-    if "=" not in text:
-        raise typer.BadParameter(f"'{text}' is not KEY=VALUE.", param_hint="--option")
-    return text.partition("=")
-
-
-def _value(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+app.add_typer(data_app, name="data")
 
 
 @pretrain_app.command("gen")
@@ -91,10 +60,10 @@ def pretrain_gen(
     chosen = recipes.recipe(preset)
     config = replace(chosen.gen_training, seed=seed, epochs=epochs or chosen.gen_training.epochs)
     fabric = make_fabric(device, precision, devices)
-    faces = recipes.FacesOnDevice(_data(dataset, root, landmarks, option), fabric.device)
-    _announce(f"GEN ({chosen.gen}) on {dataset}, {len(faces.prepared('train'))} faces, {config}, on {fabric.device}")
+    faces = recipes.FacesOnDevice(data_of(dataset, root, landmarks, option), fabric.device)
+    announce(f"GEN ({chosen.gen}) on {dataset}, {len(faces.prepared('train'))} faces, {config}, on {fabric.device}")
     error = recipes.pretrain_gen(faces, chosen.gen, config, output, fabric)
-    _done(f"NME on the test split {100 * error:.2f} %", output / "weights.safetensors")
+    done(f"NME on the test split {100 * error:.2f} %", output / "weights.safetensors")
 
 
 @pretrain_app.command("lrn")
@@ -123,14 +92,14 @@ def pretrain_lrn(
     chosen = recipes.recipe(preset)
     config = replace(chosen.lrn_training, seed=seed, epochs=epochs or chosen.lrn_training.epochs)
     fabric = make_fabric(device, precision, devices)
-    faces = recipes.FacesOnDevice(_data(dataset, root, landmarks, option), fabric.device)
-    _announce(
+    faces = recipes.FacesOnDevice(data_of(dataset, root, landmarks, option), fabric.device)
+    announce(
         f"LRN ({chosen.lrn}), {iterations} iterations from {from_}, on {dataset}, "
         f"{len(faces.prepared('train'))} faces, {config}, on {fabric.device}"
     )
     start = gen if from_ == "gen" else None
     error = recipes.pretrain_lrn(faces, chosen.lrn, config, output, fabric, start, iterations)
-    _done(f"NME on the test split {100 * error:.2f} %", output / "weights.safetensors")
+    done(f"NME on the test split {100 * error:.2f} %", output / "weights.safetensors")
 
 
 _AGENT_HELP = "DCRN's preset: stable, or paper (Algorithm 1 to the letter)."
@@ -168,8 +137,8 @@ def train(
     from agents.training import AgentConfig, train_dcrn
 
     config = AgentConfig(timesteps, num_envs, gradient_steps, batch_size, preset, seed, augment)
-    _announce(f"DCRN ({preset}) on {dataset} from {lrn} and {gen}, {config}")
-    data = _data(dataset, root, landmarks, option)
+    announce(f"DCRN ({preset}) on {dataset} from {lrn} and {gen}, {config}")
+    data = data_of(dataset, root, landmarks, option)
     train_dcrn(
         lrn,
         config,
@@ -182,16 +151,17 @@ def train(
         landmarks=landmarks,
         dataset_options=data.options,
     )
-    _done("model.zip is the Stable-Baselines3 model", output / "weights.safetensors")
+    done("model.zip is the Stable-Baselines3 model", output / "weights.safetensors")
 
 
 @app.command()
 def evaluate(
     run: Annotated[
-        Path | None, typer.Argument(help="Folder of a run, runs/NAME; default: runs/DATASET-PRESET.")
+        Path | None, typer.Argument(help="Folder of a run, runs/NAME; default: runs/DATASET[-LANDMARKS]-PRESET.")
     ] = None,
     dataset: DatasetOption = "synthetic",
     preset: PresetOption = "compact",
+    landmarks: LandmarksOption = None,
     split: Annotated[list[str] | None, typer.Option(help="Repeat for several; default: all but train.")] = None,
     on: Annotated[str | None, typer.Option(help="Measure on another dataset than the run's own.")] = None,
     root: RootOption = None,
@@ -201,8 +171,8 @@ def evaluate(
     """Measure each method of a run: Table 6's rows, as table, evaluation.json and figures."""
     from agents import runs
 
-    folder = run or _folder(dataset, preset)
-    _announce(f"Evaluating {folder} on {device}")
+    folder = run or _folder(dataset, landmarks, preset)
+    announce(f"Evaluating {folder} on {device}")
     runs.evaluate(folder, split, device, console, root, on, seed)
 
 
@@ -211,7 +181,9 @@ def run_command(
     dataset: DatasetOption = "synthetic",
     root: RootOption = None,
     preset: PresetOption = "compact",
-    name: Annotated[str | None, typer.Option(help="The run's folder is runs/NAME; default: DATASET-PRESET.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The run's folder is runs/NAME; default: DATASET[-LANDMARKS]-PRESET.")
+    ] = None,
     gen_epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
     lrn_epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
     agent: AgentOption = "stable",
@@ -232,7 +204,7 @@ def run_command(
     from agents.training import AgentConfig
 
     config = runs.RunConfig(
-        data=_data(dataset, root, landmarks, option),
+        data=data_of(dataset, root, landmarks, option),
         preset=preset,
         seed=seed,
         precision=precision,
@@ -241,28 +213,20 @@ def run_command(
         agent=AgentConfig(timesteps, num_envs, gradient_steps, batch_size, agent, seed, augment),
         alpha_2=alpha_2,
     )
-    folder = Path("runs") / name if name else _folder(dataset, preset)
+    folder = Path("runs") / name if name else _folder(dataset, landmarks, preset)
     runs.run(config, folder, device, console)
-    _done("Table and figures are there", folder)
+    done("Table and figures are there", folder)
 
 
-def _folder(dataset: str, preset: str) -> Path:
-    return Path("runs") / f"{dataset}-{preset}"
-
-
-def _announce(text: str) -> None:
-    console.print(text, highlight=False, markup=False)
-
-
-def _done(text: str, path: Path) -> None:
-    console.print(f"{text}: [bold]{escape(str(path))}[/bold]", highlight=False)
+def _folder(dataset: str, landmarks: int | None, preset: str) -> Path:
+    return Path("runs") / "-".join([dataset, *([] if landmarks is None else [str(landmarks)]), preset])
 
 
 def main() -> None:
     """The entry point: mistakes of the caller end in one line, not in a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("FACE_ALIGN_DEBUG"):
             raise
         Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)

@@ -1,11 +1,14 @@
-"""Evaluation: the rows of Table 6 on a split, with intervals, as table and JSON (figures: :mod:`agents.figures`)."""
+"""Evaluation: the rows of Table 6 on a split, with intervals, as table and JSON.
+
+Figures: :mod:`agents.figures`; the paper's tables: :mod:`agents.paper_tables`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,24 +16,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
 from rich.table import Table
 
 from agents.aligner import FaceAligner
+from face_align_env.files import atomic_path, write_bytes, write_json
 from face_align_env.mdp import nme
 from face_align_env.metrics import auc, bootstrap_interval, failure_rate
 from face_align_env.networks.lrn import LRN
-from face_align_env.networks.weights import atomic_path
 from face_align_env.prepared import FaceSource, PreparedFaces
 from face_align_env.vector_env import FaceAlignVectorEnv
-from pretrain.settings import write_json
 
-# Table 6, mean error in percent (and iterations) on 300W full, COFW and AFLW full. Quoted from the paper.
-PAPER_TABLE_6: dict[str, dict[str, float]] = {
-    "300w": {"GEN": 6.57, "LRN-2": 5.16, "LRN-4": 4.53, "LRN-8": 4.44, "GEN-LRN8": 4.02, "DCRN": 3.92},
-    "cofw": {"GEN": 6.37, "LRN-2": 27.32, "LRN-4": 17.17, "LRN-8": 16.73, "GEN-LRN8": 5.07, "DCRN": 5.42},
-    "aflw": {"GEN": 2.15, "LRN-2": 3.91, "LRN-4": 3.64, "LRN-8": 3.85, "GEN-LRN8": 1.97, "DCRN": 1.92},
-}
-PAPER_ITERATIONS = {"300w": 2.61, "cofw": 3.25, "aflw": 2.09}
+OCCLUDED = 0.3  # of a face's points: our line between a face that is hardly occluded and one that is heavily
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Row:
     :param nme: mean NME (Eq. 2) under the dataset's normaliser, percent
     :param nme_low: lower end of its 95 % bootstrap interval over faces, percent
     :param nme_high: upper end, percent
-    :param nme_inter_pupil: mean NME under the inter-pupil distance, percent
+    :param nme_inter_pupil: mean NME under the inter-pupil distance, percent; None where a face has no such distance,
+        because a point of its eyes is not annotated
     :param failure_rate: faces with an NME above 0.1, percent
     :param auc: area under the CED curve up to 0.1, a fraction
     :param iterations: mean number of iterations of LRN
@@ -55,7 +55,7 @@ class Row:
     nme: float
     nme_low: float
     nme_high: float
-    nme_inter_pupil: float
+    nme_inter_pupil: float | None
     failure_rate: float
     auc: float
     iterations: float
@@ -112,14 +112,17 @@ def evaluate_method(method: str, aligner: FaceAligner, prepared: PreparedFaces, 
         iterations.append(steps)
     path, steps = np.concatenate(trajectories), np.concatenate(iterations)
     errors = np.stack([nme(path[:, t], prepared.landmarks, prepared.d, prepared.counted) for t in range(path.shape[1])])
-    pupil = nme(path[:, -1], prepared.landmarks, prepared.distances("inter_pupil"), prepared.counted)
+    pupils = prepared.distances("inter_pupil")
+    # A mean over some of the faces would be a figure of another set of faces: all of them, or none.
+    known = not np.isnan(pupils).any()
+    inter_pupil = nme(path[:, -1], prepared.landmarks, pupils, prepared.counted) if known else None
     low, high = bootstrap_interval(errors[-1], seed=seed)
     row = Row(
         method=method,
         nme=100 * float(errors[-1].mean()),
         nme_low=100 * low,
         nme_high=100 * high,
-        nme_inter_pupil=100 * float(pupil.mean()),
+        nme_inter_pupil=None if inter_pupil is None else 100 * float(inter_pupil.mean()),
         failure_rate=100 * failure_rate(errors[-1]),
         auc=auc(errors[-1]),
         iterations=float(steps.mean()),
@@ -225,40 +228,140 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     return [Row(**{key: value for key, value in row.items() if key in names}) for row in document["rows"]]
 
 
-def table(title: str, rows: Sequence[Row], paper: Mapping[str, float] | None = None) -> Table:
-    """The rows as a table for the terminal, with the paper's figures where there are some.
+def number(value: float | None, digits: int = 2) -> str:
+    """A cell of a table: empty where there is no figure."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The content of a table, for the terminal and for Markdown.
+
+    :param title: above it
+    :param columns: headings
+    :param rows: a cell for each column
+    :param notes: lines under it
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def _is_text(self, column: int) -> bool:
+        return self.columns[column] in ("method", "source")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Drawn for the terminal; without a frame, and with headings on several lines, where it would not fit."""
+        columns = [[heading, *cells] for heading, *cells in zip(self.columns, *self.rows, strict=True)]
+        framed = sum(max(map(len, column)) + 3 for column in columns) + 1 <= options.max_width
+        caption = escape("\n".join(self.notes)) or None
+        view = Table(title=escape(self.title), caption=caption, caption_justify="left")
+        if not framed:
+            view.box, view.show_edge, view.padding = SIMPLE_HEAD, False, 0
+        for i, (heading, *cells) in enumerate(columns):
+            # Narrow columns are as wide as their cells: Rich would rather cut these than break a heading.
+            fixed = not framed and heading != "source"
+            width = max(map(len, [*heading.split(), *cells])) if fixed else None
+            view.add_column(escape(heading), justify="left" if self._is_text(i) else "right", width=width)
+        for row in self.rows:
+            view.add_row(*map(escape, row))
+        yield view
+
+    def markdown(self) -> str:
+        """The same as Markdown, ending in a line break."""
+        rules = ["---" if self._is_text(i) else "---:" for i in range(len(self.columns))]
+        grid = ["| " + " | ".join(cells) + " |" for cells in (self.columns, rules, *self.rows)]
+        return "\n".join([f"**{self.title}**", "", *grid, "", *(f"- {note}" for note in self.notes), ""])
+
+
+def write_tables(path: str | os.PathLike[str], heading: str, sheets: Sequence[Sheet]) -> None:
+    """Write tables into a Markdown file, complete or not at all.
+
+    :param path: the file
+    :param heading: its first line
+    :param sheets: the tables
+    :raises OSError: it cannot be written
+    """
+    write_bytes(path, "\n".join([f"# {heading}\n", *(sheet.markdown() for sheet in sheets)]).encode())
+
+
+def table(title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> Sheet:
+    """What was measured on a split, as a table.
 
     :param title: above the table
-    :param rows: what was measured
-    :param paper: method -> mean error in percent, quoted from Table 6
+    :param rows: a row for each method
+    :param notes: lines under the table
     """
-    columns = [
-        "method",
-        "NME %",
-        "95 % interval",
-        "inter-pupil %",
-        "failures %",
-        "AUC",
-        "iterations",
-        "ms/face",
-        "return",
-    ]
-    view = Table(*columns, *(["paper, NME %"] if paper else []), title=title)
-    for column in view.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        cells = [
+    columns = ("method", "NME %", "95 % interval", "inter-pupil %", "failures %", "AUC", "iterations", "ms a face")
+    cells = [
+        (
             row.method,
-            f"{row.nme:.2f}",
+            number(row.nme),
             f"{row.nme_low:.2f} .. {row.nme_high:.2f}",
-            f"{row.nme_inter_pupil:.2f}",
-            f"{row.failure_rate:.1f}",
-            f"{row.auc:.3f}",
-            f"{row.iterations:.2f}",
-            f"{row.ms_per_face:.1f}",
+            number(row.nme_inter_pupil),
+            number(row.failure_rate, 1),
+            number(row.auc, 3),
+            number(row.iterations),
+            number(row.ms_per_face, 1),
             "" if row.mean_return is None else f"{row.mean_return:+.2f}",
-        ]
-        if paper:
-            cells.append(f"{paper[row.method]:.2f}" if row.method in paper else "")
-        view.add_row(*cells)
-    return view
+        )
+        for row in rows
+    ]
+    return Sheet(title, (*columns, "return"), tuple(cells), tuple(notes))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some of a split's faces under one method.
+
+    :param faces: how many
+    :param nme: their mean NME, percent; None: there are no faces
+    :param failure_rate: share of them with an NME above 0.1, percent; None: there are no faces
+    """
+
+    faces: int
+    nme: float | None
+    failure_rate: float | None
+
+
+def nme_by_occlusion(outcome: Outcome, prepared: PreparedFaces, threshold: float = OCCLUDED) -> tuple[Group, Group]:
+    """A method's errors on the faces that are hardly, and on those that are heavily occluded.
+
+    :param outcome: the method on a split
+    :param prepared: the faces of that split
+    :param threshold: share of a face's points that are not visible, from which on the face counts as heavily occluded
+    :return: the faces below the threshold, and the others
+    """
+    heavily = (~prepared.visible).mean(axis=1) >= threshold
+
+    def group(errors: npt.NDArray[np.float64]) -> Group:
+        if not len(errors):
+            return Group(0, None, None)
+        return Group(len(errors), 100 * float(errors.mean()), 100 * failure_rate(errors))
+
+    return group(outcome.errors[~heavily]), group(outcome.errors[heavily])
+
+
+def occlusion_table(
+    title: str, outcomes: Sequence[Outcome], prepared: PreparedFaces, notes: Sequence[str] = ()
+) -> Sheet | None:
+    """All methods on hardly and on heavily occluded faces; see :func:`nme_by_occlusion`.
+
+    :return: None where the dataset marks no point as occluded; one that is not annotated at all tells nothing of that
+    """
+    if not (prepared.counted & ~prepared.visible).any():
+        return None
+    groups = [nme_by_occlusion(outcome, prepared) for outcome in outcomes]
+    few, many = groups[0]
+    share = f"{100 * OCCLUDED:.0f} %"
+    counts = f"points occluded: fewer than {share} in {few.faces:,} faces, {share} or more in {many.faces:,} faces"
+    return Sheet(
+        f"{title}, by occlusion",
+        ("method", f"< {share}: NME %", "failures %", f">= {share}: NME %", "failures %"),
+        tuple(
+            (outcome.row.method, *(cell for g in both for cell in (number(g.nme), number(g.failure_rate, 1))))
+            for outcome, both in zip(outcomes, groups, strict=True)
+        ),
+        (counts, *notes),
+    )

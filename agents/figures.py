@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from agents.evaluation import Outcome
+from face_align_env.files import atomic_path
 from face_align_env.metrics import FAILURE_THRESHOLD, cumulative_error_distribution
-from face_align_env.networks.weights import atomic_path
 
 _MAX_BINS = 6  # of initial error
 

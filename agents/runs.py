@@ -14,24 +14,28 @@ from rich.console import Console
 
 from agents.aligner import FaceAligner
 from agents.evaluation import (
-    PAPER_ITERATIONS,
-    PAPER_TABLE_6,
+    Outcome,
+    Sheet,
     episode_returns,
     evaluate_method,
+    occlusion_table,
     paired_differences,
     table,
     write_evaluation,
+    write_tables,
 )
 from agents.figures import save_figures
+from agents.paper_tables import PROTOCOLS, paper_tables
 from agents.training import AgentConfig, train_dcrn
 from face_align_env.crops import CROP_SIZE
-from face_align_env.datasets import load_dataset
+from face_align_env.datasets import DatasetNotFoundError, FaceDataset, dataset_class, load_dataset
 from face_align_env.initialization import GENInitializer
 from face_align_env.mdp import MAX_ITERATIONS
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
+from face_align_env.prepared import PreparedFaces
 from pretrain.loop import make_fabric
 from pretrain.recipes import Data, FacesOnDevice, pretrain_gen, pretrain_lrn, recipe
 from pretrain.settings import settle
@@ -153,57 +157,133 @@ def evaluate(
     on: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Measure every method of a run on test splits; ``evaluation.json`` is that of the dataset's test split.
+    """Measure every method of a run on test splits, and set the figures beside the paper's where it has some.
+
+    ``evaluation.json`` is that of the dataset's test split, ``tables.md`` that of all splits.
 
     :param folder: the run's folder
-    :param splits: None: every split but the training split
+    :param splits: None: every split but the training split, without those that this copy of the dataset lacks
     :param device: where the networks run
     :param console: where the tables go
     :param root: of the data, where it is not where the run found it
     :param on: another dataset of the same landmarks; None: the run's own
     :param seed: of the bootstrap intervals
-    :raises FileNotFoundError: it is no run's folder, or it has no weights
+    :raises FileNotFoundError: it is no run's folder, it has no weights, or there is no data
     :raises ValueError: the other dataset has no such landmarks
     """
     console = console or Console()
     folder = Path(folder)
     config = RunConfig.read(folder)
     data = config.data
-    if on is not None and on != data.dataset:
-        num_landmarks = GEN.load(folder / "gen" / WEIGHTS).num_landmarks
-        data = Data(on, root, num_landmarks)
+    own = on is None or on == data.dataset
+    if not own:
+        assert on is not None
+        data = Data(on, root, GEN.load(folder / "gen" / WEIGHTS).num_landmarks)
     elif root is not None:
         data = replace(data, root=root)
-    dataset = load_dataset(data.dataset, "train", data.root, data.landmarks, **(data.options or {}))
+    first = dataset_class(data.dataset.partition("+")[0])  # a joined dataset has the splits of its first part
     initializer = GENInitializer(folder / "gen" / WEIGHTS, device)
-    for split in splits or dataset.splits[1:]:
-        prepared = data.prepare(split, max_cached=2048)
-        outcomes = []
-        for method, aligner in methods(folder, config, device):
-            outcome = evaluate_method(method, aligner, prepared, seed)
-            if method in ("LRN+Eq.3", "DCRN"):
-                assert aligner.lrn is not None
-                returns, successes = episode_returns(aligner.lrn, prepared, initializer, alpha_2=config.alpha_2)
-                outcome = outcome.with_episodes(returns, successes)
-            outcomes.append(outcome)
-        own = data.dataset == config.data.dataset
-        main = split == dataset.test_split
-        name = "-".join(["evaluation", *([] if own else [data.dataset]), *([] if main else [split])])
+    trained = "" if own else f", trained on {config.data.dataset}"
+    settings = f"preset {config.preset}, seed {config.seed}{trained}"
+    training = _training_caveats(data if own else config.data)
+    measured: dict[str, list[Outcome]] = {}
+    counts: list[str] = []
+    lacking: list[str] = []
+    obstacle: str | None = None
+    sheets: list[Sheet] = []
+    absent: DatasetNotFoundError | None = None
+    for split in splits or first.splits[1:]:
+        try:
+            prepared = data.prepare(split, max_cached=2048)
+        except DatasetNotFoundError as error:
+            if splits:
+                raise
+            absent = error
+            console.print(
+                f"Skipped {data.dataset} {split}: its data is not there (--split {split} says what is missing)."
+            )
+            continue
+        outcomes = _measure(folder, config, prepared, initializer, device, seed)
+        measured[split] = outcomes
+        counts.append(f"{split} {len(prepared):,} faces")
+        caveats = _caveats(prepared.dataset)
+        lacking += caveats
+        obstacle = _obstacle(prepared)
+        name = _name("evaluation", None if own else data.dataset, [] if split == first.test_split else [split])
         write_evaluation(folder / f"{name}.json", prepared, config.seed, outcomes)
-        title = f"{data.dataset} {split}, {len(prepared)} faces, preset {config.preset}, seed {config.seed}"
-        if not own:
-            title += f", trained on {config.data.dataset}"
-        paper = PAPER_TABLE_6.get(data.dataset) if main and own else None
-        console.print(table(title, [outcome.row for outcome in outcomes], paper))
-        if paper:
-            console.print(f"The paper's DCRN takes {PAPER_ITERATIONS[data.dataset]} iterations on average.")
+        title = f"{data.dataset} {split}, {len(prepared)} faces, {settings}"
+        notes = [*caveats, *training]
+        shown = [
+            table(title, [outcome.row for outcome in outcomes], notes),
+            *filter(None, [occlusion_table(title, outcomes, prepared, notes)]),
+        ]
+        for sheet in shown:
+            console.print(sheet)
+        sheets += shown
         by_name = {outcome.row.method: outcome for outcome in outcomes}
         if "DCRN" in by_name and "LRN+Eq.3" in by_name:
             changes = paired_differences(by_name["DCRN"], by_name["LRN+Eq.3"], seed)
-            parts = [f"{name} {mean:+.3f} ({low:+.3f} .. {high:+.3f})" for name, (mean, low, high) in changes.items()]
+            parts = [f"{key} {mean:+.3f} ({low:+.3f} .. {high:+.3f})" for key, (mean, low, high) in changes.items()]
             console.print(f"DCRN minus LRN+Eq.3, face by face: {', '.join(parts)}")
         figures = save_figures(outcomes, title, folder / "figures" / (split if own else f"{data.dataset}-{split}"))
         console.print(f"Results: {folder / name}.json, figures: {figures[0].parent}")
+    if absent is not None and not measured:
+        raise absent
+    if obstacle:
+        console.print(f"The paper's tables are left out: {obstacle}.")
+    else:
+        notes = [f"this run: {data.dataset}, {', '.join(counts)}, {settings}", *lacking, *training]
+        beside = paper_tables(data.dataset, measured, f"this run{trained}", notes)
+        for sheet in beside:
+            console.print(sheet)
+        sheets += beside
+    path = folder / f"{_name('tables', None if own else data.dataset, splits or [])}.md"
+    write_tables(path, f"{folder.resolve().name} on {data.dataset}", sheets)
+    console.print(f"Tables: {path}")
+
+
+def _measure(
+    folder: Path, config: RunConfig, prepared: PreparedFaces, initializer: GENInitializer, device: str, seed: int
+) -> list[Outcome]:
+    """Every method of a run on the faces of a split, and the episodes of those that have some."""
+    outcomes = []
+    for method, aligner in methods(folder, config, device):
+        outcome = evaluate_method(method, aligner, prepared, seed)
+        if method in ("LRN+Eq.3", "DCRN"):
+            assert aligner.lrn is not None
+            returns, successes = episode_returns(aligner.lrn, prepared, initializer, alpha_2=config.alpha_2)
+            outcome = outcome.with_episodes(returns, successes)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _obstacle(prepared: PreparedFaces) -> str | None:
+    """Why the paper's figures on a dataset do not compare with those on these faces; None: nothing, or it has none."""
+    protocol = PROTOCOLS.get(prepared.dataset.name)
+    found = (prepared.scheme.num_landmarks, prepared.normalizer)
+    if protocol is None or found == (protocol.num_landmarks, protocol.normalizer):
+        return None
+    return (
+        f"they are of {protocol.num_landmarks} landmarks and the normaliser '{protocol.normalizer}', "
+        f"these figures of {found[0]} and '{found[1]}'"
+    )
+
+
+def _name(kind: str, dataset: str | None, splits: Sequence[str]) -> str:
+    return "-".join([kind, *([] if dataset is None else [dataset]), *splits])
+
+
+def _caveats(dataset: FaceDataset) -> list[str]:
+    """What the published protocol has and this copy of a split lacks, a line each."""
+    return [f"{part.name} {part.split}: {line}" for part in dataset.parts for line in part.missing()]
+
+
+def _training_caveats(data: Data) -> list[str]:
+    """The same of the faces that the run has learnt from; none where they are not at hand any more."""
+    try:
+        return _caveats(load_dataset(data.dataset, "train", data.root, data.landmarks, **(data.options or {})))
+    except DatasetNotFoundError:
+        return []
 
 
 def methods(folder: Path, config: RunConfig, device: str) -> Iterator[tuple[str, FaceAligner]]:

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from agents.dcrn import DCRN
 from agents.vec_env import FaceAlignVecEnv
+from face_align_env.files import atomic_path
 from face_align_env.networks.lrn import LRN
-from face_align_env.networks.weights import atomic_path, file_digest
+from face_align_env.networks.weights import file_digest
 from pretrain.settings import settle
 
 _MONITORED = ("nme", "iterations")  # of each episode's last info; Monitor keeps them beside return and length

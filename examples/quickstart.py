@@ -23,7 +23,7 @@ import gymnasium as gym
 import numpy as np
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
-from face_align_env.rendering import episode_sheet
+from face_align_env.rendering import side_by_side
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         )
 
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(args.output), episode_sheet(frames, columns=3)[:, :, ::-1])  # OpenCV writes BGR
+    cv2.imwrite(str(args.output), side_by_side(frames, columns=3)[:, :, ::-1])  # OpenCV writes BGR
     print(f"The last episode of the cheating policy: {args.output}")
 
 

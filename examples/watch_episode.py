@@ -17,7 +17,7 @@ import torch
 import face_align_env
 from agents.runs import RunConfig
 from face_align_env.networks.lrn import LRN
-from face_align_env.rendering import episode_sheet
+from face_align_env.rendering import side_by_side
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
         ended = terminated or truncated
 
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(args.output), episode_sheet(frames)[:, :, ::-1])  # OpenCV writes BGR
+    cv2.imwrite(str(args.output), side_by_side(frames)[:, :, ::-1])  # OpenCV writes BGR
     print(
         f"Face {args.index}: NME {100 * info['initial_nme']:.2f} % -> {100 * info['nme']:.2f} % in "
         f"{info['iterations']} iterations: {args.output}"

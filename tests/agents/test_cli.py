@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from agents import cli
+from agents import cli, options
 from agents.cli import app, main
 from agents.runs import RunConfig
 from face_align_env.networks import gen as gen_network
@@ -168,10 +168,10 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_of_datasets_are_numbers_where_they_look_like_it() -> None:
-    data = cli._data("synthetic", None, 29, ["size=5", "scale=0.5", "boxes=detector", "note=a=b"])
+    data = options.data_of("synthetic", None, 29, ["size=5", "scale=0.5", "boxes=detector", "note=a=b"])
     assert data.options == {"size": 5, "scale": 0.5, "boxes": "detector", "note": "a=b"}
     assert data.landmarks == 29
-    assert cli._data("synthetic", None, None, None).options is None
+    assert options.data_of("synthetic", None, None, None).options is None
 
 
 def test_a_runs_configuration_survives_its_file(here: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +17,19 @@ from rich.console import Console
 
 from agents.aligner import FaceAligner
 from agents.evaluation import (
-    PAPER_TABLE_6,
+    Group,
     Outcome,
     Row,
+    Sheet,
     episode_returns,
     evaluate_method,
+    nme_by_occlusion,
+    occlusion_table,
     paired_differences,
     read_rows,
     table,
     write_evaluation,
+    write_tables,
 )
 from agents.figures import save_figures
 from face_align_env.datasets.base import read_image
@@ -152,25 +157,102 @@ def test_paired_differences_are_those_of_the_same_faces(aligner: FaceAligner, fa
     assert low < mean < high, "faces differ, and so do resamples"
 
 
-def test_the_table_shows_every_row_beside_the_paper() -> None:
-    rows = [
-        Row("GEN", 6.123, 6.0, 6.2, 8.8, 12.34, 0.4321, 0.0, 1.25),
-        Row("LRN+Eq.3", 4.5, 4.4, 4.6, 6.5, 5.0, 0.5, 2.5, 9.0, mean_return=10.5, success_rate=90.0),
-    ]
-    console = Console(width=200, record=True, file=io.StringIO())
-    for paper in (None, PAPER_TABLE_6["300w"]):
-        console.print(table("on toys", rows, paper))
+def test_the_inter_pupil_error_is_left_out_where_an_eye_is_not_annotated(
+    aligner: FaceAligner, faces: PreparedFaces, tmp_path: Path
+) -> None:
+    faces.counted[2, 40] = False  # a point of one eye's contour in one face, and no corner
+    outcome = evaluate_method("DCRN", aligner, faces)
+    assert outcome.row.nme_inter_pupil is None
+    assert outcome.row.nme == pytest.approx(100 * outcome.errors.mean())
+    write_evaluation(tmp_path / "evaluation.json", faces, 0, [outcome])
+    (row,) = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)["rows"]
+    assert list(row) == ROW_KEYS
+    assert row["nme_inter_pupil"] is None
+    assert read_rows(tmp_path / "evaluation.json") == [outcome.row]
+    sheet = table("on toys", [outcome.row])
+    assert sheet.rows[0][sheet.columns.index("inter-pupil %")] == ""
+
+
+def of_errors(errors: list[float], method: str = "DCRN") -> Outcome:
+    """An outcome of which only the errors matter."""
+    row = Row(method, 100 * float(np.mean(errors)), 0, 0, 0, 0, 0, 0, 0)
+    return Outcome(row, np.array(errors), np.zeros(len(errors), dtype=np.int64), np.array([errors]))
+
+
+@pytest.fixture
+def occluded(toy_dataset: Any) -> PreparedFaces:
+    """Four faces with 0, 20, 21 and 68 of their 68 points hidden: 0, 29.4, 30.9 and 100 %."""
+    faces = PreparedFaces(toy_dataset("test", size=4))
+    for face, hidden in enumerate((0, 20, 21, 68)):
+        faces.visible[face, :hidden] = False
+    return faces
+
+
+def test_errors_are_told_apart_by_occlusion(occluded: PreparedFaces) -> None:
+    outcome = of_errors([0.02, 0.12, 0.05, 0.09])
+    few, many = nme_by_occlusion(outcome, occluded)
+    assert (few.faces, few.nme, few.failure_rate) == (2, pytest.approx(7), pytest.approx(50))
+    assert (many.faces, many.nme, many.failure_rate) == (2, pytest.approx(7), pytest.approx(0))
+    few, many = nme_by_occlusion(outcome, occluded, threshold=0.5)
+    assert (few.faces, few.nme) == (3, pytest.approx(100 * (0.02 + 0.12 + 0.05) / 3))
+    assert (many.faces, many.nme) == (1, pytest.approx(9))
+    few, many = nme_by_occlusion(outcome, occluded, threshold=0.0)
+    assert few == Group(0, None, None)
+    assert many.faces == 4
+
+    outcomes = [outcome, of_errors([0.01, 0.03, 0.2, 0.4], "GEN")]
+    sheet = occlusion_table("toys", outcomes, occluded)
+    assert sheet is not None
+    assert sheet.notes == ("points occluded: fewer than 30 % in 2 faces, 30 % or more in 2 faces",)
+    assert sheet.rows == (("DCRN", "7.00", "50.0", "7.00", "0.0"), ("GEN", "2.00", "0.0", "30.00", "100.0"))
+
+
+def test_points_that_are_not_annotated_are_not_occlusion(occluded: PreparedFaces, faces: PreparedFaces) -> None:
+    assert occlusion_table("toys", [of_errors([0.1] * 7)], faces) is None, "every point is visible"
+    occluded.counted[:] = occluded.visible
+    assert occlusion_table("toys", [of_errors([0.1] * 4)], occluded) is None
+
+
+ROWS = [
+    Row("GEN", 6.123, 6.0, 6.2, 8.8, 12.34, 0.4321, 0.0, 1.25),
+    Row("LRN+Eq.3", 14.5, 13.25, 15.5, 16.5, 5.0, 0.5, 2.5, 19.0, mean_return=-10.5, success_rate=90.0),
+]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_table_shows_every_row_whole(width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    sheet = table("on [toys]", ROWS, ["the protocol has more"])
+    console.print(sheet)
     text = console.export_text()
-    for shown in ("on toys", "GEN", "6.12", "6.00 .. 6.20", "12.3", "0.432", "LRN+Eq.3", "+10.50"):
-        assert text.count(shown) == 2, shown
-    assert text.count("6.57") == 1, "the paper's GEN, once"
+    assert "on [toys]" in text
+    assert "the protocol has more" in text
+    lines = [" ".join(re.sub("[│┃]", " ", line).split()) for line in text.splitlines()]
+    assert "GEN 6.12 6.00 .. 6.20 8.80 12.3 0.432 0.00 1.2" in lines
+    assert "LRN+Eq.3 14.50 13.25 .. 15.50 16.50 5.0 0.500 2.50 19.0 -10.50" in lines
+    assert max(map(len, text.splitlines())) <= width
+    for word in " ".join(sheet.columns).split():
+        assert word in text, "no heading is cut"
 
 
-def test_the_papers_figures_are_quoted_right() -> None:
-    assert PAPER_TABLE_6["300w"]["DCRN"] == 3.92
-    assert PAPER_TABLE_6["cofw"]["LRN-2"] == 27.32
-    assert PAPER_TABLE_6["aflw"]["GEN-LRN8"] == 1.97
-    assert {len(row) for row in PAPER_TABLE_6.values()} == {6}
+def test_the_markdown_says_what_the_table_says(tmp_path: Path) -> None:
+    sheet = Sheet(
+        "A [b]", ("method", "NME %", "source"), (("GEN", "1.00", "us"), ("DCRN", "", "them")), ("less", "more")
+    )
+    path = tmp_path / "new" / "tables.md"
+    write_tables(path, "A run", [sheet, table("B", ROWS)])
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(
+        "# A run\n\n**A [b]**\n\n| method | NME % | source |\n| --- | ---: | --- |\n"
+        "| GEN | 1.00 | us |\n| DCRN |  | them |\n\n- less\n- more\n\n**B**\n"
+    )
+    assert [path.name for path in path.parent.iterdir()] == ["tables.md"], "no temporary file is left"
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(sheet, table("B", ROWS))
+    drawn = [re.split(" *[│┃] *", line)[1:-1] for line in console.export_text().splitlines() if line[:1] in "│┃"]
+    written = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert drawn == [[cell.strip() for cell in cells] for cells in written if not set("".join(cells)) <= set("-:")]
+    assert len(drawn) == 6
 
 
 def test_figures_are_written(aligner: FaceAligner, faces: PreparedFaces, tmp_path: Path) -> None:
