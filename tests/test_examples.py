@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +53,15 @@ def test_quickstart_compares_three_policies_and_draws_an_episode(run: Run, tmp_p
     still, random, cheating = (float(line.split("mean return")[1].split(",")[0]) for line in lines[:3])
     assert random < still < cheating
     assert cv2.imread(str(tmp_path / "episode.png")) is not None
+
+
+def test_processes_share_the_memory_of_their_faces(tmp_path: Path) -> None:
+    environment = {**os.environ, "FACE_ALIGN_CACHE": str(tmp_path)}
+    script = [sys.executable, str(EXAMPLES / "share_memory.py"), "--size", "12", "--processes", "2"]
+    lines = subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len([line for line in lines if line.startswith("made and reset in ")]) == 2
+    if sys.platform == "linux":
+        assert lines[-1].startswith("all 2 processes together: ")
 
 
 def test_ppo_measures_itself_and_is_deterministic(run: Run, tmp_path: Path) -> None:
