@@ -23,7 +23,7 @@ from face_align_env.crops import CROP_SIZE, MARGIN
 from face_align_env.datasets import FaceDataset, load_dataset
 from face_align_env.initialization import Initializer, make_initializer, released_gen
 from face_align_env.mdp import DEFAULT_ACTION_LIMIT, HISTORY_SIZE
-from face_align_env.patches import PATCH_SIZE, extract_patches, pad_crops
+from face_align_env.patches import PATCH_SIZE, Buffers, extract_patches, pad_crops
 from face_align_env.prepared import FaceSource, PreparedFaces
 
 if TYPE_CHECKING:
@@ -272,6 +272,7 @@ class EpisodeBatch:
         self.initial_nme = np.zeros(n, dtype=np.float64)
         self.t = np.zeros(n, dtype=np.int64)
         self.last_reward = np.zeros(n, dtype=np.float64)
+        self._buffers = Buffers()
 
     def begin(self, slots: Slots, indices: npt.ArrayLike, seeds: npt.ArrayLike) -> None:
         """Begin new episodes.
@@ -290,7 +291,10 @@ class EpisodeBatch:
                 f"it gave {x_0.shape}{'' if np.isfinite(x_0).all() else ' with values that are not finite'}."
             )
         self.index[slots], self.view_seed[slots] = index, seed
-        self.padded[slots] = pad_crops(faces.crops, self.task.patch_size)
+        if len(index) == len(self.index):  # all of them, in order: no need of a copy
+            pad_crops(faces.crops, self.task.patch_size, self.padded)
+        else:
+            self.padded[slots] = pad_crops(faces.crops, self.task.patch_size)
         self.ground_truth[slots], self.d[slots], self.counted[slots] = faces.landmarks, faces.d, faces.counted
         self.x_0[slots] = self.x[slots] = self.x_previous[slots] = x_0
         self.history[slots] = 0
@@ -329,9 +333,15 @@ class EpisodeBatch:
         return rewards, terminated, timeout & ~terminated
 
     def observations(self, slots: Slots = ALL) -> dict[str, npt.NDArray[Any]]:
-        """s_t of each slot: ``patches`` (M, K, p, p, 3) uint8 and ``history`` (M, 512) float32; copies."""
+        """s_t of each slot: ``patches`` (M, K, p, p, 3) uint8 and ``history`` (M, 512) float32.
+
+        The arrays are the caller's: they do not change while anybody holds them or a view of them.
+        """
+        p, x = self.task.patch_size, self.x[slots]
+        faces = None if isinstance(slots, slice) else slots
+        patches = self._buffers.get((*x.shape[:2], p, p, 3))
         return {
-            "patches": extract_patches(self.padded[slots], self.x[slots], self.task.patch_size),
+            "patches": extract_patches(self.padded, x, p, faces, patches),
             "history": self.history[slots].copy(),
         }
 

@@ -123,8 +123,8 @@ def mix(window: Image, paint: Color | Image, mask: Image, alpha: float = 1.0) ->
     if cv2.countNonZero(edge) == 0:
         cv2.copyTo(paint, mask, part)
         return
-    points = cv2.findNonZero(edge)
-    at = points[:, 0, 1], points[:, 0, 0]
+    points = cv2.findNonZero(edge).reshape(-1, 2)  # OpenCV 4 has an axis more
+    at = points[:, 1], points[:, 0]
     share = mask[at][None] * np.float32(1.0 / 255.0)
     blended = cv2.blendLinear(paint[at][None], part[at][None], share, 1.0 - share)
     cv2.copyTo(paint, mask, part)

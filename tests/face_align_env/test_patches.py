@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from face_align_env.patches import extract_patches, pad_crops
+from face_align_env import patches as module
+from face_align_env.patches import Buffers, extract_patches, pad_crops
 
 
 def naive(crops: npt.NDArray[np.uint8], shapes: npt.NDArray[np.float32], p: int) -> npt.NDArray[np.uint8]:
@@ -30,6 +31,17 @@ def crops() -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
 
 
+@pytest.fixture(params=["compiled", "numpy"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiled inner loops, where there are some, and with those in NumPy."""
+    if request.param == "numpy":
+        monkeypatch.setattr(module, "gather", module._gather_in_numpy)
+        monkeypatch.setattr(module, "pad", module._pad_in_numpy)
+    elif module.gather is module._gather_in_numpy:
+        pytest.skip("the package was installed without a compiler")
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("p", [1, 6, 7, 30])
 def test_equals_the_naive_loop(crops: npt.NDArray[np.uint8], p: int) -> None:
     shapes = np.random.default_rng(1).uniform(-15, 55, (3, 8, 2)).astype(np.float32)
@@ -42,10 +54,15 @@ def test_equals_the_naive_loop(crops: npt.NDArray[np.uint8], p: int) -> None:
     np.testing.assert_array_equal(of_tensors.numpy(), expected)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_padding_repeats_the_border(crops: npt.NDArray[np.uint8]) -> None:
     expected = np.pad(crops, ((0, 0), (5, 5), (5, 5), (0, 0)), mode="edge")
     np.testing.assert_array_equal(pad_crops(crops, 5), expected)
     np.testing.assert_array_equal(pad_crops(torch.from_numpy(crops), 5).numpy(), expected)
+    np.testing.assert_array_equal(pad_crops(crops[:, ::-1], 5), expected[:, ::-1], "a view is no obstacle")
+    out = np.zeros_like(expected)
+    assert pad_crops(crops, 5, out) is out
+    np.testing.assert_array_equal(out, expected)
 
 
 def test_landmark_lies_within_half_a_pixel_of_the_middle() -> None:
@@ -74,3 +91,81 @@ def test_a_face_does_not_depend_on_its_batch(crops: npt.NDArray[np.uint8]) -> No
     for face in range(3):
         alone = extract_patches(padded[face : face + 1], shapes[face : face + 1])
         np.testing.assert_array_equal(alone[0], together[face])
+
+
+@pytest.mark.usefixtures("either_way")
+def test_each_shape_may_be_of_any_face(crops: npt.NDArray[np.uint8]) -> None:
+    shapes = np.random.default_rng(3).uniform(0, 40, (4, 5, 2)).astype(np.float32)
+    padded, faces = pad_crops(crops), np.array([2, 0, 2, 1])
+    expected = extract_patches(padded[faces], shapes)
+    np.testing.assert_array_equal(extract_patches(padded, shapes, faces=faces), expected)
+    of_tensors = extract_patches(torch.from_numpy(padded), torch.from_numpy(shapes), faces=torch.from_numpy(faces))
+    np.testing.assert_array_equal(of_tensors.numpy(), expected)
+    out = np.zeros_like(expected)
+    assert extract_patches(padded, shapes, faces=faces, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_tensors_of_other_devices_are_cut_by_torch_alone(
+    crops: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No such device is needed to see that: a subclass says that it is on one."""
+
+    class Elsewhere(torch.Tensor):
+        @property
+        def device(self) -> torch.device:  # type: ignore[override]
+            return torch.device("meta")
+
+    shapes = np.random.default_rng(4).uniform(-5, 45, (3, 5, 2)).astype(np.float32)
+    expected = extract_patches(pad_crops(crops), shapes)
+    monkeypatch.setattr(module, "gather", None)
+    monkeypatch.setattr(module, "pad", None)
+    there = torch.from_numpy(crops).as_subclass(Elsewhere)
+    patches = extract_patches(pad_crops(there), torch.from_numpy(shapes).as_subclass(Elsewhere))
+    np.testing.assert_array_equal(patches.as_subclass(torch.Tensor).numpy(), expected)
+
+
+def test_the_compiled_loops_refuse_what_would_leave_the_memory() -> None:
+    native = pytest.importorskip("face_align_env._gather")
+    images, out = np.zeros(1000, np.uint8), np.zeros((2, 3, 30), np.uint8)
+    native.gather(images, np.array([0, 1000 - 2 * 90 - 30]), 3, 30, 90, out)
+    for start in (-1, 1000 - 2 * 90 - 30 + 1, 2**62):
+        with pytest.raises(ValueError, match="outside of the images"):
+            native.gather(images, np.array([0, start]), 3, 30, 90, out)
+    for rows, row_bytes, stride in ((2, 30, 90), (3, 29, 90), (0, 30, 90), (3, 30, -90), (3, 30, 2**62)):
+        with pytest.raises(ValueError, match=r"do not fill|outside"):
+            native.gather(images, np.array([0, 0]), rows, row_bytes, stride, out)
+    with pytest.raises(ValueError, match="do not fill"):
+        native.pad(images, 1, 10, 10, 3, 2, np.zeros(14 * 14 * 3, np.uint8))
+    out.flags.writeable = False
+    with pytest.raises(TypeError, match="read-write"):
+        native.gather(images, np.array([0, 1]), 3, 30, 90, out)
+
+
+def test_a_buffer_is_used_again_when_nobody_holds_it_any_more() -> None:
+    buffers = Buffers()
+    first = buffers.get((4, 5))
+    place = first.ctypes.data
+    second = buffers.get((4, 5))
+    assert second.ctypes.data != place, "the first is still held"
+    del first
+    assert buffers.get((4, 5)).ctypes.data == place
+    for hold in (
+        lambda array: array[1:],
+        lambda array: array.reshape(-1).view(np.int8),
+        torch.from_numpy,
+        memoryview,
+        lambda array: {"patches": [array]},
+    ):
+        held = hold(buffers.get((4, 5)))
+        assert buffers.get((4, 5)).ctypes.data != place, hold
+        del held
+        assert buffers.get((4, 5)).ctypes.data == place
+    assert buffers.get((4, 6)).shape == (4, 6)
+
+
+def test_buffers_do_not_pile_up() -> None:
+    buffers = Buffers()
+    held = [buffers.get((3,)) for _ in range(20)]
+    assert len({array.ctypes.data for array in held}) == 20
+    assert len(buffers._arrays) <= 4

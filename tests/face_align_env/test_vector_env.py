@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -302,3 +304,52 @@ def test_initializer_is_called_once_for_all_faces(toy_dataset: Toy) -> None:
     env = vector(toy_dataset(), num_envs=5, initializer=initializer)
     env.reset(seed=0)
     assert calls == [5]
+
+
+def test_observations_stay_as_they_are_while_they_are_held(toy_dataset: Any) -> None:
+    env = FaceAlignVectorEnv(3, dataset=toy_dataset(), initializer="mean")
+    env.action_space.seed(0)
+    held = [env.reset(seed=0)[0]]
+    copies = [{key: value.copy() for key, value in held[0].items()}]
+    for _ in range(25):
+        held.append(env.step(env.action_space.sample())[0])
+        copies.append({key: value.copy() for key, value in held[-1].items()})
+    for observation, copy in zip(held, copies, strict=True):
+        for key, value in copy.items():
+            np.testing.assert_array_equal(observation[key], value)
+
+
+def test_memory_does_not_grow_with_the_steps(toy_dataset: Any) -> None:
+    env = FaceAlignVectorEnv(2, dataset=toy_dataset(), initializer="mean", patch_size=4)
+    env.reset(seed=0)
+    action = np.ones(env.action_space.shape, dtype=np.float32)
+
+    def play(steps: int) -> int:
+        for _ in range(steps):
+            env.step(action)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = play(500)
+        after = play(10_000)
+    finally:
+        tracemalloc.stop()
+    assert after - before < 50_000, "bytes"
+
+
+def test_a_reset_calls_the_initializer_once_for_all_its_faces(toy_dataset: Any) -> None:
+    calls = []
+
+    def initializer(crops: np.ndarray) -> np.ndarray:
+        calls.append(len(crops))
+        return np.full((len(crops), 68, 2), 128, dtype=np.float32)
+
+    env = FaceAlignVectorEnv(5, dataset=toy_dataset(), initializer=initializer, max_iterations=3)
+    env.reset(seed=0)
+    assert calls == [5]
+    action = np.full(env.action_space.shape, 9, dtype=np.float32)
+    for _ in range(4):
+        env.step(action)
+    assert calls == [5, 5], "all episodes end together"
