@@ -187,13 +187,11 @@ class FaceSource:
         """(N, 256, 256, 3) uint8 crops of faces ``indices``; ``seeds`` (N,) choose the views."""
         if self.augmentation is None:
             return np.stack([self.prepared.crop(int(i)) for i in indices])
-        import torch
-
-        from face_align_env.augmentation import Augmentation, warp
+        from face_align_env.augmentation import Augmentation, warp_images
 
         assert isinstance(self.augmentation, Augmentation)
-        contexts = np.stack([self.prepared.context(int(i)) for i in indices])
-        return warp(torch.from_numpy(contexts), self.augmentation.sample_seeded(seeds)).numpy()
+        contexts = [self.prepared.context(int(i)) for i in indices]
+        return warp_images(contexts, self.augmentation.sample_seeded(seeds))
 
     def batch(self, indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> FaceBatch:
         """The faces ``indices`` in the views of ``seeds``, with everything that an episode needs."""

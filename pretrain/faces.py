@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from face_align_env.augmentation import Augmentation, Views, warp
+from face_align_env.augmentation import Augmentation, Views, to_device, warp
 from face_align_env.crops import CONTEXT, CROP_SIZE
 from face_align_env.prepared import PreparedFaces
 
@@ -35,9 +35,17 @@ def _reduce(contexts: Tensor, size: int) -> Tensor:
     return small.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-@dataclass(eq=False)  # not frozen: Fabric rebuilds it when it converts a model's inputs
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
+    """The permutation of ``n`` faces that an epoch goes through."""
+    return np.random.default_rng([seed, 0, epoch]).permutation(n)
+
+
 class Batch:
     """N faces in random or plain views.
+
+    No dataclass, dictionary or tuple: under bf16-mixed, Fabric rounds what it finds in these on the way into a model,
+    and a landmark in bfloat16 is known to a pixel.
 
     :param crops: (N, size, size, 3) uint8
     :param landmarks: (N, K, 2) float32 ground truth, pixels of the 256-pixel crop
@@ -45,10 +53,8 @@ class Batch:
     :param counted: (N, K) bool, the landmarks that Eq. 2 counts
     """
 
-    crops: Tensor
-    landmarks: Tensor
-    d: Tensor
-    counted: Tensor
+    def __init__(self, crops: Tensor, landmarks: Tensor, d: Tensor, counted: Tensor) -> None:
+        self.crops, self.landmarks, self.d, self.counted = crops, landmarks, d, counted
 
 
 class DeviceFaces:
@@ -94,18 +100,18 @@ class DeviceFaces:
         scheme = self.prepared.scheme
         landmarks, counted = self.prepared.landmarks[indices], self.prepared.counted[indices]
         d = self.prepared.d[indices]
-        contexts = self.contexts[torch.as_tensor(indices, device=self.device)]
         if views is None:
-            border = (contexts.shape[1] - self.size) // 2
-            crops = contexts[:, border : border + self.size, border : border + self.size].contiguous()
+            border = (self.contexts.shape[1] - self.size) // 2
+            inner = slice(border, border + self.size)
+            crops = self.contexts[:, inner, inner][to_device(indices, self.device)]
         else:
-            crops = warp(contexts, views, self.size)
+            crops = warp(self.contexts, views, self.size, indices)
             landmarks, counted, d = views.landmarks(landmarks, scheme), views.flags(counted, scheme), d * views.scales
         return Batch(
             crops,
-            torch.as_tensor(landmarks, device=self.device),
-            torch.as_tensor(d, dtype=torch.float32, device=self.device),
-            torch.as_tensor(counted, device=self.device),
+            to_device(landmarks, self.device),
+            to_device(d.astype(np.float32), self.device),
+            to_device(counted, self.device),
         )
 
     def training_batch(self, step: int, batch_size: int, seed: int, augmentation: Augmentation) -> Batch:
@@ -119,7 +125,6 @@ class DeviceFaces:
         epochs = positions // n
         indices = np.empty(batch_size, dtype=np.int64)
         for epoch in np.unique(epochs):
-            order = np.random.default_rng([seed, 0, int(epoch)]).permutation(n)
             here = epochs == epoch
-            indices[here] = order[positions[here] % n]
+            indices[here] = _order(seed, int(epoch), n)[positions[here] % n]
         return self.batch(indices, augmentation.sample(np.random.default_rng([seed, 1, step]), batch_size))

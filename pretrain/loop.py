@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
+from torch import Tensor
 from tqdm import tqdm
 
 from face_align_env.augmentation import Augmentation
@@ -22,6 +23,7 @@ from pretrain.faces import DeviceFaces
 from pretrain.objectives import Objective
 from pretrain.settings import require_same
 
+_LOOK = 10  # steps between looks at loss and gradient: a GPU's queue of work runs empty while they are read
 _MEASUREMENTS = 10  # of the NME on test faces, spread over the training
 _WATCHED = 256  # test faces, at most, that are measured on before the end
 
@@ -50,6 +52,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
             raise ValueError(f"epochs, batch_size and learning_rate must be positive: got {self}.")
+
+    def steps(self, faces: int) -> int:
+        """Steps of a training on so many faces."""
+        return max(1, math.ceil(self.epochs * faces / self.batch_size))
 
     def learning_rate_at(self, step: int, total: int) -> float:
         """Linear warm-up, then half a cosine."""
@@ -101,6 +107,70 @@ def measure_nme(objective: Objective, faces: DeviceFaces, most: int | None = Non
     return float(torch.cat(errors).mean())
 
 
+class TrainingStep:
+    """One step of supervised training: minibatch, loss, gradient, clipping, Adam.
+
+    :func:`fit` is a loop around it. It reads nothing back from a GPU, so that several steps may queue up there.
+
+    :param objective: network and loss
+    :param faces: what to learn from
+    :param config: how to train
+    :param augmentation: random views of the faces
+    :param fabric: device and precision
+    :raises ValueError: when the devices cannot share a batch evenly
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        faces: DeviceFaces,
+        config: TrainingConfig,
+        augmentation: Augmentation,
+        fabric: Fabric,
+    ) -> None:
+        self.faces, self.config, self.augmentation, self.fabric = faces, config, augmentation, fabric
+        self.total = config.steps(len(faces))
+        self.share = config.batch_size // fabric.world_size
+        if self.share * fabric.world_size != config.batch_size:
+            raise ValueError(f"A batch of {config.batch_size} cannot be shared by {fabric.world_size} devices evenly.")
+        parameters = objective.to(fabric.device).network.parameters()
+        # One kernel for all parameters; under 16-mixed it would undo the loss's scale itself, after the clipping.
+        fusible = fabric.device.type in ("cpu", "cuda") and fabric.strategy.precision.precision != "16-mixed"
+        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True if fusible else None)
+        self.model, self.optimizer = fabric.setup(objective, optimizer)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Step number ``step``, a function of the number and of the state of network and optimizer.
+
+        :return: on the device: the loss, the mean NME of the final shapes (a fraction), the norm of the gradient
+        """
+        config, fabric = self.config, self.fabric
+        part = step * fabric.world_size + fabric.global_rank
+        # Dropout and jitter are functions of the step: see DeviceFaces.training_batch.
+        torch.manual_seed(config.seed * 1_000_003 + part)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(step, self.total)
+        batch = self.faces.training_batch(part, self.share, config.seed, self.augmentation)
+        loss, error = self.model(batch)
+        self.optimizer.zero_grad()
+        fabric.backward(loss)
+        norm = fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        assert norm is not None
+        self.optimizer.step()
+        return loss.detach(), error, norm
+
+
+def _require_finite(norms: list[Tensor], first: int) -> None:
+    """Norms of the gradients of the steps from ``first`` on.
+
+    :raises FloatingPointError: one is no number
+    """
+    values = torch.stack(norms).tolist()
+    for step, value in enumerate(values, first):
+        if not math.isfinite(value):
+            raise FloatingPointError(f"The gradient is {value} at step {step}: lower the learning rate.")
+
+
 def fit(
     objective: Objective,
     faces: DeviceFaces,
@@ -131,23 +201,17 @@ def fit(
     """
     folder = Path(folder)
     checkpoint = folder / "checkpoint.pt"
-    total = max(1, math.ceil(config.epochs * len(faces) / config.batch_size))
-    share = config.batch_size // fabric.world_size
-    if share * fabric.world_size != config.batch_size:
-        raise ValueError(f"A batch of {config.batch_size} cannot be shared by {fabric.world_size} devices evenly.")
-
-    plain_objective = objective.to(fabric.device)
-    optimizer = torch.optim.Adam(plain_objective.network.parameters(), lr=config.learning_rate)
-    model, optimizer = fabric.setup(plain_objective, optimizer)
+    train = TrainingStep(objective, faces, config, augmentation, fabric)
+    total = train.total
     identity = {
         **(notes or {}),
         **asdict(config),
         "checkpoint_seconds": None,
         "augmentation": asdict(augmentation),
-        "network": asdict(plain_objective.network.config),
+        "network": asdict(objective.network.config),
         "total": total,
     }
-    state: dict[str, Any] = {"model": model, "optimizer": optimizer, "step": 0, "identity": identity}
+    state: dict[str, Any] = {"model": train.model, "optimizer": train.optimizer, "step": 0, "identity": identity}
     if checkpoint.is_file():
         require_same(checkpoint, fabric.load(checkpoint)["identity"], identity)
         fabric.load(checkpoint, state)
@@ -157,44 +221,38 @@ def fit(
     saved_at = time.monotonic()
     test_nme = float("nan")
     running = float("nan")
+    norms: list[Tensor] = []
     with tqdm(total=total, initial=state["step"], desc=title, unit="step", disable=fabric.global_rank != 0) as bar:
         for step in range(state["step"], total):
-            # Dropout and jitter are functions of the step: see DeviceFaces.training_batch.
-            torch.manual_seed(config.seed * 1_000_003 + step * fabric.world_size + fabric.global_rank)
-            rate = config.learning_rate_at(step, total)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = faces.training_batch(
-                step * fabric.world_size + fabric.global_rank, share, config.seed, augmentation
-            )
-            loss, error = model(batch)
-            optimizer.zero_grad()
-            fabric.backward(loss)
-            norm = fabric.clip_gradients(model, optimizer, max_norm=config.clip, error_if_nonfinite=False)
-            if norm is not None and not torch.isfinite(norm):
-                raise FloatingPointError(f"The gradient is {float(norm)} at step {step}: lower the learning rate.")
-            optimizer.step()
+            loss, error, norm = train(step)
+            norms.append(norm)
             state["step"] = step + 1
-
-            if step % 10 == 0 or step + 1 == total:
-                loss_now, nme_now = float(loss.detach()), 100 * float(error)
+            last = step + 1 == total
+            measure = (step + 1) % measure_every == 0 and not last
+            save = last or time.monotonic() - saved_at > config.checkpoint_seconds
+            if step % _LOOK == 0 or measure or save:
+                _require_finite(norms, step + 1 - len(norms))  # before it is measured or saved
+                norms.clear()
+            if step % _LOOK == 0 or last:
+                loss_now, nme_now = float(loss), 100 * float(error)
                 running = nme_now if math.isnan(running) else 0.9 * running + 0.1 * nme_now
-                logger.log_metrics({"loss": loss_now, "train_nme": nme_now, "learning_rate": rate}, step)
+                curves = {"loss": loss_now, "train_nme": nme_now, "learning_rate": config.learning_rate_at(step, total)}
+                logger.log_metrics(curves, step)
                 bar.set_postfix(loss=f"{loss_now:.4f}", nme=f"{running:.2f}%", test=f"{100 * test_nme:.2f}%")
-            if (step + 1) % measure_every == 0 and step + 1 < total:
-                test_nme = measure_nme(plain_objective, test_faces, most=_WATCHED)
+            if measure:
+                test_nme = measure_nme(objective, test_faces, most=_WATCHED)
                 logger.log_metrics({"test_nme": 100 * test_nme}, step)
                 bar.write(f"{title}: step {step + 1}/{total}, train NME {running:.2f} %, test {100 * test_nme:.2f} %")
-            if time.monotonic() - saved_at > config.checkpoint_seconds or step + 1 == total:
+            if save:
                 temporary, final = atomic_path(checkpoint)
                 fabric.save(temporary, state)
                 if fabric.global_rank == 0:
                     os.replace(temporary, final)
                 saved_at = time.monotonic()
             bar.update()
-    test_nme = measure_nme(plain_objective, test_faces)
+    test_nme = measure_nme(objective, test_faces)
     logger.log_metrics({"test_nme": 100 * test_nme}, total)
     logger.finalize("success")
     if fabric.global_rank == 0:
-        plain_objective.save(folder / "weights.safetensors", {**(notes or {}), "test_nme_percent": 100 * test_nme})
+        objective.save(folder / "weights.safetensors", {**(notes or {}), "test_nme_percent": 100 * test_nme})
     return test_nme

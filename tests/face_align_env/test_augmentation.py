@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from face_align_env.augmentation import Augmentation, Views, warp
+from face_align_env import augmentation as module
+from face_align_env.augmentation import Augmentation, Views, warp, warp_images, warp_tensors
 from face_align_env.crops import CONTEXT, CROP_SIZE
 from face_align_env.datasets import FaceDataset
 from face_align_env.landmarks import SCHEME_19, get_scheme
@@ -131,6 +132,62 @@ def test_a_warped_face_does_not_depend_on_its_batch(toy_dataset: Toy) -> None:
         alone = source.batch(indices[i : i + 1], seeds[i : i + 1])
         np.testing.assert_array_equal(alone.crops[0], together.crops[i])
         np.testing.assert_array_equal(alone.landmarks[0], together.landmarks[i])
+
+
+def test_faces_are_chosen_where_they_are(toy_dataset: Toy) -> None:
+    prepared = PreparedFaces(toy_dataset())
+    contexts = torch.from_numpy(np.stack([prepared.context(i) for i in range(6)]))
+    faces, views = np.array([4, 0, 4]), Augmentation().sample_seeded([1, 2, 3])
+    crops = warp(contexts, views, faces=faces)
+    assert torch.equal(crops, warp(contexts[torch.from_numpy(faces)], views))
+    read_only = [prepared.context(i).view() for i in faces.tolist()]
+    for context in read_only:
+        context.flags.writeable = False
+    np.testing.assert_array_equal(warp_images(read_only, views), crops.numpy())
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_threads_do_not_change_pixels(toy_dataset: Toy, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = PreparedFaces(toy_dataset())
+    contexts, views = [prepared.context(i) for i in range(3)], Augmentation().sample_seeded(range(3))
+    alone = warp_images(contexts, views)
+    monkeypatch.setattr(module, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    np.testing.assert_array_equal(warp_images(contexts, views), alone)
+
+
+def both_ways(contexts: torch.Tensor, views: Views, size: int) -> npt.NDArray[np.int32]:
+    """How the crops of the CPU and those of an accelerator differ, grey levels."""
+    return np.abs(np.int32(warp(contexts, views, size)) - np.int32(warp_tensors(contexts, views, size)))
+
+
+@pytest.mark.parametrize("size", [CROP_SIZE, 112, 48])
+def test_accelerators_see_the_same_but_for_rounding(toy_dataset: Toy, size: int) -> None:
+    prepared = PreparedFaces(toy_dataset())
+    full = torch.from_numpy(np.stack([prepared.context(i) for i in range(6)]))
+    side = full.shape[1] * size // CROP_SIZE
+    reduced = torch.nn.functional.adaptive_avg_pool2d(full.permute(0, 3, 1, 2).float(), side)
+    contexts = reduced.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    difference = both_ways(contexts, Augmentation().sample_seeded(range(6)), size)
+    assert difference.mean() < 0.5
+    assert (difference > 2).mean() < 0.001
+    unchanged = STILL.sample_seeded(range(6))
+    assert both_ways(contexts, unchanged, size).max() == 0
+
+
+def test_the_largest_difference_between_devices() -> None:
+    """A place off by 1/64 of a pixel in x and in y, between black and white."""
+    side = CROP_SIZE + 2 * CONTEXT
+    noise = np.random.default_rng(0).choice(np.array([0, 255], dtype=np.uint8), (8, side, side, 3))
+    assert both_ways(torch.from_numpy(noise), Augmentation().sample_seeded(range(8)), CROP_SIZE).max() <= 12
+
+
+def test_an_accelerators_face_does_not_depend_on_its_batch(toy_dataset: Toy) -> None:
+    prepared = PreparedFaces(toy_dataset())
+    contexts = torch.from_numpy(np.stack([prepared.context(i) for i in range(4)]))
+    together = warp_tensors(contexts, Augmentation().sample_seeded(range(4)))
+    for i in range(4):
+        assert torch.equal(warp_tensors(contexts[i : i + 1], view(i, Augmentation()))[0], together[i])
 
 
 def test_ranges_are_kept() -> None:

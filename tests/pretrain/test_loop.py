@@ -20,8 +20,8 @@ from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
 from pretrain import loop
-from pretrain.faces import DeviceFaces
-from pretrain.loop import TrainingConfig, fit, make_fabric, measure_nme
+from pretrain.faces import Batch, DeviceFaces
+from pretrain.loop import TrainingConfig, TrainingStep, fit, make_fabric, measure_nme
 from pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter
 
 Faces = Callable[..., DeviceFaces]
@@ -164,6 +164,69 @@ def test_a_loss_that_is_no_number_stops_the_training(trainee: Any, kind: str, fa
     with pytest.raises(FloatingPointError, match="nan at step 0: lower the learning rate"):
         fit(objective, faces, test_faces, CONFIG, STILL, tmp_path, fabric)
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("kind", ["gen"])
+@pytest.mark.parametrize(("seconds", "saved"), [(60.0, None), (0.0, 4)], ids=["unsaved", "saved"])
+def test_a_gradient_that_is_no_number_is_named_and_never_saved(
+    trainee: Any,
+    kind: str,
+    seconds: float,
+    saved: int | None,
+    fabric: Fabric,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    new, faces, test_faces = trainee
+    batch = DeviceFaces.training_batch
+
+    def spoilt(self: DeviceFaces, now: int, *arguments: Any) -> Any:
+        made = batch(self, now, *arguments)
+        made.landmarks += float("nan") if now == 4 else 0.0
+        return made
+
+    monkeypatch.setattr(DeviceFaces, "training_batch", spoilt)
+    monkeypatch.setattr(loop, "_MEASUREMENTS", 1)
+    with pytest.raises(FloatingPointError, match="nan at step 4"):
+        fit(new(), faces, test_faces, replace(CONFIG, checkpoint_seconds=seconds), STILL, tmp_path, fabric)
+    checkpoint = tmp_path / "checkpoint.pt"
+    if saved is None:
+        assert not checkpoint.exists()
+    else:
+        state = torch.load(checkpoint)
+        assert state["step"] == saved
+        assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+@pytest.mark.parametrize("kind", ["gen", "lrn"])
+def test_a_training_is_its_steps(trainee: Any, kind: str, fabric: Fabric, tmp_path: Path) -> None:
+    new, faces, test_faces = trainee
+    objective = new()
+    train = TrainingStep(objective, faces, CONFIG, Augmentation(), fabric)
+    assert train.total == 9
+    for step in range(train.total):
+        loss, error, norm = train(step)
+        assert all(value.ndim == 0 and not value.requires_grad for value in (loss, error, norm))
+    fit(new(), faces, test_faces, CONFIG, Augmentation(), tmp_path, fabric)
+    assert same(weights(tmp_path, kind), dict(objective.network.state_dict()))
+
+
+@pytest.mark.parametrize("kind", ["gen"])
+def test_mixed_precision_does_not_round_landmarks(trainee: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    new, faces, _ = trainee
+    seen: list[Batch] = []
+    forward = GENObjective.forward
+
+    def spy(self: GENObjective, batch: Batch) -> Any:
+        seen.append(batch)
+        return forward(self, batch)
+
+    monkeypatch.setattr(GENObjective, "forward", spy)
+    loss, _, _ = TrainingStep(new(), faces, CONFIG, STILL, make_fabric("cpu", "bf16-mixed"))(0)
+    assert loss.isfinite()
+    expected = faces.training_batch(0, CONFIG.batch_size, CONFIG.seed, STILL)
+    assert seen[0].landmarks.dtype == seen[0].d.dtype == torch.float32
+    assert torch.equal(seen[0].landmarks, expected.landmarks)
 
 
 @pytest.mark.parametrize("kind", ["gen"])
