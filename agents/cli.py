@@ -218,6 +218,35 @@ def run_command(
     done("Table and figures are there", folder)
 
 
+@app.command()
+def bench(
+    preset: PresetOption = "compact",
+    device: DeviceOption = "auto",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="memory, patches, env, replay, networks, aligner, training or scaling; repeat for several. "
+            "Default: all but scaling."
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Measurements of each figure; it is their median.")] = 7,
+    threads: Annotated[int | None, typer.Option(help="Of torch; default: torch's own choice.")] = None,
+    output: Annotated[Path, typer.Option(help="JSON to write.")] = Path("runs/bench.json"),
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Curves over faces, landmarks, patch size and datasets, too.")
+    ] = False,
+    max_faces: Annotated[int, typer.Option(help="Largest dataset of scaling; 20,000 take 7.4 GB of disk.")] = 1000,
+    quick: Annotated[bool, typer.Option("--quick", help="Toy sizes: does everything run?")] = False,
+) -> None:
+    """Measure every part on this machine, each as a ratio to a limit or to a baseline of the same minutes."""
+    from agents.bench.report import run
+    from agents.bench.workbench import Settings
+
+    settings = Settings(preset, device, repeats, threads, quick, max_faces)
+    for path in run(settings, output, console, only, scaling):
+        done("Written", path)
+
+
 def _folder(dataset: str, landmarks: int | None, preset: str) -> Path:
     return Path("runs") / "-".join([dataset, *([] if landmarks is None else [str(landmarks)]), preset])
 
