@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from face_align_env.mdp import HISTORY_SIZE
-from face_align_env.patches import extract_patches, pad_crops
+from face_align_env.patches import Buffers, extract_patches, pad_crops
 from face_align_env.prepared import FaceSource
 
 
@@ -73,6 +73,7 @@ class FaceReplayBuffer(ReplayBuffer):
         self.rewards = np.zeros(rows, np.float32)
         self.dones = np.zeros(rows, np.float32)
         self.timeouts = np.zeros(rows, np.float32)
+        self._buffers = Buffers()
 
     @property
     def bytes_per_transition(self) -> int:
@@ -120,10 +121,14 @@ class FaceReplayBuffer(ReplayBuffer):
                 "Pass replay_buffer_kwargs=dict(faces=env.unwrapped.task.source)."
             )
         at = batch_inds, np.random.randint(0, self.n_envs, size=len(batch_inds))
-        padded = pad_crops(self.faces.crops(self.indices[at], self.seeds[at]), self.patch_size)
+        crops = self.faces.crops(self.indices[at], self.seeds[at])
+        n, height, width, channels = crops.shape
+        p = self.patch_size
+        padded = pad_crops(crops, p, self._buffers.get((n, height + 2 * p, width + 2 * p, channels)))
 
         def observe(landmarks: np.ndarray, history: np.ndarray) -> dict[str, torch.Tensor]:
-            patches = extract_patches(padded, landmarks[at], self.patch_size)
+            out = self._buffers.get((n, self.num_landmarks, p, p, channels))
+            patches = extract_patches(padded, landmarks[at], p, out=out)
             return {
                 "patches": torch.from_numpy(patches).to(self.device),
                 "history": torch.from_numpy(history[at]).to(self.device),

@@ -79,14 +79,17 @@ def cascade(
     faces = torch.arange(len(crops), device=crops.device)
     x, history = x_0, x_0.new_zeros(len(x_0), HISTORY_SIZE)
     for iteration in range(1, max_iterations + 1):
-        actions, history = regressor(extract_patches(padded, x, patch_size), history)
+        actions, history = regressor(extract_patches(padded, x, patch_size, faces), history)
         x = transition(x, actions)
-        stopped = torch.zeros_like(faces, dtype=torch.bool)
-        if alpha_2 is not None:
+        if alpha_2 is None:
+            stopped = torch.zeros_like(faces, dtype=torch.bool)
+        else:
             stopped = is_terminal(0.0, actions, alpha_1=float("inf"), alpha_2=alpha_2)
         yield CascadeStep(iteration, faces, x, actions, stopped)
+        if alpha_2 is None:
+            continue  # without asking, which would make the host wait for the device
         if stopped.all():
             return
         if stopped.any():
             going = ~stopped
-            padded, faces, x, history = padded[going], faces[going], x[going], history[going]
+            faces, x, history = faces[going], x[going], history[going]

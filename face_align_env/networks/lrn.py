@@ -46,12 +46,14 @@ class LRNConfig:
 
 
 # "mdm" follows the patch encoder of MDM [7]; the others stride early, which a CPU notices more than the NME does.
+# One iteration of "compact" is 0.07 GFLOP (33 M multiplications) a face, a third of "paper"'s; on two cores of an AMD
+# EPYC (Zen 4) in float32 it takes 2.2 ms for one face and 0.9 ms a face for 64, where "paper" takes 3.0 and 2.1.
 PRESETS = {
     "mdm": LRNConfig(),
-    "compact": LRNConfig(encoder=((32, 5, 3, 1), (64, 3, 1, 1), (64, 3, 2, 1)), bottleneck=32),
+    "paper": LRNConfig(encoder=((32, 5, 3, 1), (64, 3, 1, 1), (64, 3, 2, 1)), bottleneck=32),
+    "compact": LRNConfig(encoder=((32, 6, 4, 1), (32, 3, 1, 1), (64, 3, 2, 1)), bottleneck=32),
     "tiny": LRNConfig(encoder=((16, 6, 6, 1), (32, 3, 1, 1)), bottleneck=16),
 }
-PRESETS["paper"] = PRESETS["compact"]
 
 
 def preset(name: str, num_landmarks: int) -> LRNConfig:
@@ -120,7 +122,8 @@ class LRNTrunk(nn.Module):
 
     def remember(self, codes: Tensor, history: Tensor) -> Tensor:
         """(N, 512) d_{t+1} from the codes of the patches and (N, 512) d_t."""
-        return torch.tanh(self.recurrent(torch.cat([codes, history], dim=1)))
+        # d_t is kept in float32, whatever type the weights (and with them the codes) have.
+        return torch.tanh(self.recurrent(torch.cat([codes, history.to(codes.dtype)], dim=1)))
 
 
 class LRN(nn.Module):

@@ -17,7 +17,7 @@ from agents.runs import RunConfig
 from face_align_env.crops import crop_transform, cut, invert_transform, transform_points
 from face_align_env.datasets import FaceDataset
 from face_align_env.datasets.base import BadFaceError
-from face_align_env.networks.cascade import MeanStart
+from face_align_env.networks.cascade import MeanStart, cascade
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
@@ -79,6 +79,51 @@ def test_without_lrn_the_start_is_the_answer(gen: GEN, crops: np.ndarray) -> Non
     assert not iterations.any()
     with torch.no_grad():
         np.testing.assert_allclose(trajectories[:, 0], gen(torch.from_numpy(crops)), atol=1e-4)
+
+
+@pytest.fixture
+def normalised(mean_shape: np.ndarray, crops: np.ndarray) -> GEN:
+    """A GEN with batch normalisation whose running means have moved."""
+    torch.manual_seed(0)
+    gen = GEN(GENConfig(input_size=32, width=4, hidden=16, batch_norm=True, dropout=0.2), mean_shape).train()
+    with torch.no_grad():
+        gen(torch.from_numpy(crops))
+    return gen
+
+
+def test_the_fast_form_of_the_networks_aligns_as_they_do(normalised: GEN, lively: LRN, crops: np.ndarray) -> None:
+    trajectories, _ = FaceAligner(normalised, lively, None, max_iterations=3).align_crops(crops)
+    with torch.no_grad():
+        images = torch.from_numpy(crops)
+        x_0 = normalised.eval()(images)
+        shapes = [x_0, *(step.landmarks for step in cascade(lively, images, x_0, 3))]
+    np.testing.assert_allclose(trajectories, torch.stack(shapes, 1).numpy(), rtol=0, atol=0.01)
+
+
+def test_the_networks_stay_as_they_are(normalised: GEN, lively: LRN, crops: np.ndarray) -> None:
+    aligner = FaceAligner(normalised, lively, dtype=torch.bfloat16)
+    before, _ = aligner.align_crops(crops)
+    assert normalised.training
+    for network in (normalised, lively):
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+        assert all(parameter.requires_grad for parameter in network.parameters())
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.zero_()
+    np.testing.assert_array_equal(aligner.align_crops(crops)[0], before, err_msg="an aligner has its own copies")
+
+
+def test_bfloat16_moves_landmarks_by_less_than_a_pixel(normalised: GEN, lively: LRN, crops: np.ndarray) -> None:
+    exact, _ = FaceAligner(normalised, lively, None, max_iterations=3).align_crops(crops)
+    rounded, _ = FaceAligner(normalised, lively, None, max_iterations=3, dtype=torch.bfloat16).align_crops(crops)
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 1
+
+
+def test_the_mean_shape_is_not_rounded(lively: LRN, crops: np.ndarray, mean_shape: np.ndarray) -> None:
+    start = MeanStart(torch.from_numpy(mean_shape))
+    trajectories, _ = FaceAligner(start, lively, dtype=torch.bfloat16).align_crops(crops)
+    np.testing.assert_array_equal(trajectories[:, 0], np.broadcast_to(mean_shape, (8, 68, 2)))
 
 
 def test_faces_are_aligned_alike_one_by_one_and_together(gen: GEN, lively: LRN, crops: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks import weights
 from face_align_env.networks.cascade import MeanStart, cascade
-from face_align_env.networks.gen import GEN, GENConfig
+from face_align_env.networks.gen import GEN, GENConfig, reduce_crops
 from face_align_env.networks.lrn import LRN, LRNConfig, LRNTrunk, PixelConv2d
 from face_align_env.networks.weights import WeightsError, load_weights, save_weights
 from face_align_env.patches import extract_patches, pad_crops
@@ -80,6 +80,47 @@ def test_gen_takes_crops_that_are_reduced_already() -> None:
     torch.testing.assert_close(gen(full), gen(blocks))
 
 
+@pytest.mark.parametrize("size", [16, 48, 64, 112, 256])
+def test_reduced_crops_are_means_of_pixels(size: int) -> None:
+    crops = images(2, 256, 256, 3)
+    crops[1] = 255  # the largest sums that there are
+    expected = nn.functional.adaptive_avg_pool2d(crops.permute(0, 3, 1, 2).float(), size)
+    for given in (crops, crops.transpose(1, 2).contiguous().transpose(1, 2)):
+        reduced = reduce_crops(given, size)
+        torch.testing.assert_close(reduced, expected, rtol=0, atol=1e-4)
+        assert reduced.dtype == torch.float32
+        assert reduced.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_folding_batch_normalisation_changes_nothing(batch_norm: bool) -> None:
+    gen = micro_gen(batch_norm=batch_norm, dropout=0.3).train()
+    crops = images(4, 256, 256, 3)
+    for layer in gen.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, -2, 2)
+            nn.init.uniform_(layer.bias, -1, 1)
+    gen(crops)  # the running means move
+    before = {name: tensor.clone() for name, tensor in gen.state_dict().items()}
+    folded = gen.folded()
+    assert gen.training
+    assert not folded.training
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
+    torch.testing.assert_close(folded(crops), gen.eval()(crops), rtol=0, atol=1e-3)
+    with torch.no_grad():
+        for parameter in folded.parameters():
+            parameter.zero_()
+    for name, tensor in gen.state_dict().items():
+        assert torch.equal(tensor, before[name]), f"{name} is the network's own"
+
+
+def test_a_folded_network_survives_its_file(tmp_path: Path) -> None:
+    folded = micro_gen(batch_norm=True).folded()
+    folded.save(tmp_path / "gen.safetensors")
+    crops = images(2, 256, 256, 3)
+    torch.testing.assert_close(GEN.load(tmp_path / "gen.safetensors").eval()(crops), folded(crops), rtol=0, atol=0)
+
+
 def test_gen_paper_preset_is_table_1() -> None:
     with torch.device("meta"):
         gen = GEN(gen_network.preset("paper", 68))
@@ -99,7 +140,7 @@ def test_gen_paper_preset_is_table_1() -> None:
 
 @pytest.mark.parametrize(
     ("network", "name", "millions"),
-    [("gen", "compact", 7.6), ("lrn", "compact", 1.5), ("lrn", "paper", 1.5), ("lrn", "mdm", 40.5)],
+    [("gen", "compact", 2.3), ("lrn", "compact", 1.5), ("lrn", "paper", 1.5), ("lrn", "mdm", 40.5)],
 )
 def test_presets_have_the_size_that_is_promised(network: str, name: str, millions: float) -> None:
     with torch.device("meta"):
@@ -164,6 +205,19 @@ def test_lrn_reads_patches_and_history() -> None:
     assert lrn(patches, -d)[0].ne(a).float().mean() > 0.9
 
 
+def test_networks_whose_weights_are_bfloat16_speak_float32() -> None:
+    gen, lrn = micro_gen(), micro_lrn()
+    crops, patches, d = images(2, 256, 256, 3), images(2, 68, 30, 30, 3), history(2)
+    expected = gen(crops), *lrn(patches, d)
+    for network in (gen, lrn):
+        for parameter in network.parameters():
+            parameter.data = parameter.data.bfloat16()
+    for result, reference in zip((gen(crops), *lrn(patches, d)), expected, strict=True):
+        assert result.dtype == torch.float32
+        assert result.ne(reference).any()
+        torch.testing.assert_close(result, reference, rtol=0.02, atol=0.05)
+
+
 def test_lrn_sees_all_landmarks_through_the_same_encoder() -> None:
     trunk = LRNTrunk(MICRO_LRN)
     patches = images(1, 68, 30, 30, 3)
@@ -172,7 +226,7 @@ def test_lrn_sees_all_landmarks_through_the_same_encoder() -> None:
     torch.testing.assert_close(trunk.encode(patches[:, order]).view(68, -1), codes[order])
 
 
-@pytest.mark.parametrize("preset", ["tiny", "compact", "mdm"])
+@pytest.mark.parametrize("preset", ["tiny", "compact", "paper", "mdm"])
 def test_presets_of_lrn_fit_the_patches(preset: str) -> None:
     config = lrn_network.preset(preset, 19)
     a, d = LRN(config)(images(1, 19, 30, 30, 3), torch.zeros(1, HISTORY_SIZE))
