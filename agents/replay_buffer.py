@@ -11,8 +11,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from face_align_env.crops import CROP_SIZE
 from face_align_env.mdp import HISTORY_SIZE
-from face_align_env.patches import Buffers, extract_patches, pad_crops
+from face_align_env.patches import Buffers, extract_patches, inner, pad_in_place
 from face_align_env.prepared import FaceSource
 
 
@@ -121,13 +122,13 @@ class FaceReplayBuffer(ReplayBuffer):
                 "Pass replay_buffer_kwargs=dict(faces=env.unwrapped.task.source)."
             )
         at = batch_inds, np.random.randint(0, self.n_envs, size=len(batch_inds))
-        crops = self.faces.crops(self.indices[at], self.seeds[at])
-        n, height, width, channels = crops.shape
-        p = self.patch_size
-        padded = pad_crops(crops, p, self._buffers.get((n, height + 2 * p, width + 2 * p, channels)))
+        n, p = len(batch_inds), self.patch_size
+        padded = self._buffers.get((n, CROP_SIZE + 2 * p, CROP_SIZE + 2 * p, 3))
+        self.faces.crops(self.indices[at], self.seeds[at], out=inner(padded, p))
+        pad_in_place(padded, p)
 
         def observe(landmarks: np.ndarray, history: np.ndarray) -> dict[str, torch.Tensor]:
-            out = self._buffers.get((n, self.num_landmarks, p, p, channels))
+            out = self._buffers.get((n, self.num_landmarks, p, p, 3))
             patches = extract_patches(padded, landmarks[at], p, out=out)
             return {
                 "patches": torch.from_numpy(patches).to(self.device),

@@ -82,47 +82,61 @@ static PyObject *gather(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* One image of (height, width) pixels into one with a border on each side, which repeats its outermost pixels. */
-static void pad_image(uint8_t *out, const uint8_t *in, Py_ssize_t height, Py_ssize_t width, Py_ssize_t channels,
-                      Py_ssize_t border) {
-    const Py_ssize_t row_bytes = width * channels, side = border * channels, stride = row_bytes + 2 * side;
-    uint8_t *row = out + border * stride;
-    for (Py_ssize_t y = 0; y < height; y++, row += stride, in += row_bytes) {
-        memcpy(row + side, in, (size_t)row_bytes);
-        for (Py_ssize_t i = 0; i < side; i += channels) {
-            memcpy(row + i, in, (size_t)channels);
-            memcpy(row + side + row_bytes + i, in + row_bytes - channels, (size_t)channels);
+#define PATTERN 48 /* bytes: 16 pixels */
+
+/* One pixel, again and again. */
+static void repeat(uint8_t *out, const uint8_t *pixel, Py_ssize_t channels, Py_ssize_t bytes) {
+    uint8_t pattern[PATTERN];
+    if (channels != 3) {
+        for (Py_ssize_t i = 0; i < bytes; i++) {
+            out[i] = pixel[i % channels];
         }
+        return;
+    }
+    for (int i = 0; i < PATTERN; i += 3) {
+        pattern[i] = pixel[0];
+        pattern[i + 1] = pixel[1];
+        pattern[i + 2] = pixel[2];
+    }
+    for (; bytes >= PATTERN; bytes -= PATTERN, out += PATTERN) {
+        memcpy(out, pattern, PATTERN);
+    }
+    memcpy(out, pattern, (size_t)bytes);
+}
+
+/* The border of one image of (height, width) pixels, its own not counted, repeats its outermost pixels. */
+static void pad_image(uint8_t *image, Py_ssize_t height, Py_ssize_t width, Py_ssize_t channels, Py_ssize_t border) {
+    const Py_ssize_t side = border * channels, right = side + width * channels, stride = right + side;
+    uint8_t *row = image + border * stride;
+    for (Py_ssize_t y = 0; y < height; y++, row += stride) {
+        repeat(row, row + side, channels, side);
+        repeat(row + right, row + right - channels, channels, side);
     }
     for (Py_ssize_t y = 0; y < border; y++) {
-        memcpy(out + y * stride, out + border * stride, (size_t)stride);
+        memcpy(image + y * stride, image + border * stride, (size_t)stride);
         memcpy(row + y * stride, row - stride, (size_t)stride);
     }
 }
 
 static PyObject *pad(PyObject *module, PyObject *args) {
-    Py_buffer images, out;
+    Py_buffer images;
     Py_ssize_t count, height, width, channels, border;
     (void)module;
-    if (!PyArg_ParseTuple(args, "y*nnnnnw*", &images, &count, &height, &width, &channels, &border, &out)) {
+    if (!PyArg_ParseTuple(args, "w*nnnnn", &images, &count, &height, &width, &channels, &border)) {
         return NULL;
     }
-    const Py_ssize_t image_bytes = height * width * channels;
-    const Py_ssize_t out_bytes = (height + 2 * border) * (width + 2 * border) * channels;
-    const int fits = count >= 0 && height > 0 && width > 0 && channels > 0 && border >= 0 &&
-                     images.len == count * image_bytes && out.len == count * out_bytes;
+    const Py_ssize_t bytes = (height + 2 * border) * (width + 2 * border) * channels;
+    const int fits = count >= 0 && height > 0 && width > 0 && channels > 0 && border >= 0 && images.len == count * bytes;
     if (fits) {
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t i = 0; i < count; i++) {
-            pad_image((uint8_t *)out.buf + i * out_bytes, (const uint8_t *)images.buf + i * image_bytes, height, width,
-                      channels, border);
+            pad_image((uint8_t *)images.buf + i * bytes, height, width, channels, border);
         }
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&images);
-    PyBuffer_Release(&out);
     if (!fits) {
-        PyErr_SetString(PyExc_ValueError, "the images with their borders do not fill the output");
+        PyErr_SetString(PyExc_ValueError, "the images are not of that size");
         return NULL;
     }
     Py_RETURN_NONE;
@@ -130,8 +144,8 @@ static PyObject *pad(PyObject *module, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"pad", pad, METH_VARARGS,
-     "pad(images, count, height, width, channels, border, out): copy images into `out` with a border that repeats their\n"
-     "outermost pixels."},
+     "pad(images, count, height, width, channels, border): fill the border, which the height and the width do not count,\n"
+     "with the outermost pixels."},
     {"gather", gather, METH_VARARGS,
      "gather(images, starts, rows, row_bytes, stride, out): copy windows, each `rows` rows of `row_bytes` bytes that are\n"
      "`stride` bytes apart, from where `starts` (int64, bytes) says in `images`, one after the other into `out`."},

@@ -9,7 +9,6 @@ the same pixels; those of an accelerator differ by rounding, see :func:`warp`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -19,8 +18,9 @@ from torch import Tensor
 
 from face_align_env.crops import CONTEXT, CROP_SIZE, invert_transform, transform_points
 from face_align_env.landmarks import LandmarkScheme
+from face_align_env.threads import share
 
-_WORTH_THREADS = 1 << 20  # pixels to make; fewer are made sooner than threads are started
+_WORTH_A_THREAD = 1 << 18  # pixels to make: four crops at full size
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,10 @@ def sampling_matrices(views: Views, size: int) -> npt.NDArray[np.float64]:
 
 
 def warp_images(
-    contexts: Sequence[npt.NDArray[np.uint8]], views: Views, size: int = CROP_SIZE
+    contexts: Sequence[npt.NDArray[np.uint8]],
+    views: Views,
+    size: int = CROP_SIZE,
+    out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Changed crops out of prepared faces in main memory: :func:`warp` for NumPy arrays.
 
@@ -129,6 +132,7 @@ def warp_images(
     :param contexts: N arrays (S, S, 3), which are read where they are: nothing is gathered before
     :param views: N views
     :param size: side of the crops to make, pixels
+    :param out: the array to fill, whose rows may lie apart; None: a new one
     :return: (N, size, size, 3) uint8
     """
     import cv2
@@ -137,10 +141,10 @@ def warp_images(
     levels = np.arange(256) - 127.5
     lit = levels * views.gains[:, None] + (127.5 + 0.5 + views.offsets)[:, None]
     tables = lit.clip(0, 255).astype(np.uint8)  # of each view: what becomes of a grey level
-    crops = np.empty((len(contexts), size, size, 3), dtype=np.uint8)
+    crops = np.empty((len(contexts), size, size, 3), dtype=np.uint8) if out is None else out
 
-    def make(first: int, stride: int) -> None:
-        for i in range(first, len(contexts), stride):
+    def make(some: slice) -> None:
+        for i in range(len(contexts))[some]:
             cv2.warpAffine(
                 contexts[i],
                 matrices[i],
@@ -151,13 +155,7 @@ def warp_images(
             )
             cv2.LUT(crops[i], tables[i], dst=crops[i])
 
-    threads = min(torch.get_num_threads(), len(contexts)) if crops.size // 3 >= _WORTH_THREADS else 1
-    if threads == 1:
-        make(0, 1)
-    else:
-        # Not kept for the next call: the threads of a pool do not survive the fork of a process.
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(make, range(threads), [threads] * threads))
+    share(make, len(contexts), crops.size // 3 // _WORTH_A_THREAD)
     return crops
 
 

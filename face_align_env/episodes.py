@@ -21,9 +21,9 @@ from gymnasium import spaces
 from face_align_env import mdp
 from face_align_env.crops import CROP_SIZE, MARGIN
 from face_align_env.datasets import FaceDataset, load_dataset
-from face_align_env.initialization import Initializer, make_initializer, released_gen
+from face_align_env.initialization import Initializer, MeanShape, make_initializer, released_gen
 from face_align_env.mdp import DEFAULT_ACTION_LIMIT, HISTORY_SIZE
-from face_align_env.patches import PATCH_SIZE, Buffers, extract_patches, pad_crops
+from face_align_env.patches import PATCH_SIZE, Buffers, extract_patches, inner, pad_in_place
 from face_align_env.prepared import FaceSource, PreparedFaces
 
 if TYPE_CHECKING:
@@ -283,18 +283,21 @@ class EpisodeBatch:
         :raises ValueError: when the initializer does not give M finite shapes of K landmarks
         """
         index, seed = np.asarray(indices, dtype=np.int64), np.asarray(seeds, dtype=np.int64)
-        faces = self.task.source.batch(index, seed)
-        x_0 = np.asarray(self.task.initializer(faces.crops), dtype=np.float32)
+        p, everywhere = self.task.patch_size, len(index) == len(self.index)
+        padded = self.padded if everywhere else np.empty((len(index), *self.padded.shape[1:]), dtype=np.uint8)
+        # The crops are made where they stay. Whoever gives x_0 gets his own: these change with the next episode.
+        faces = self.task.source.batch(index, seed, out=inner(padded, p))
+        crops = faces.crops if isinstance(self.task.initializer, MeanShape) else faces.crops.copy()
+        x_0 = np.asarray(self.task.initializer(crops), dtype=np.float32)
         if x_0.shape != faces.landmarks.shape or not np.isfinite(x_0).all():
             raise ValueError(
                 f"The initializer must give finite shapes {faces.landmarks.shape}, in pixels of the crop; "
                 f"it gave {x_0.shape}{'' if np.isfinite(x_0).all() else ' with values that are not finite'}."
             )
         self.index[slots], self.view_seed[slots] = index, seed
-        if len(index) == len(self.index):  # all of them, in order: no need of a copy
-            pad_crops(faces.crops, self.task.patch_size, self.padded)
-        else:
-            self.padded[slots] = pad_crops(faces.crops, self.task.patch_size)
+        pad_in_place(padded, p)
+        if not everywhere:
+            self.padded[slots] = padded
         self.ground_truth[slots], self.d[slots], self.counted[slots] = faces.landmarks, faces.d, faces.counted
         self.x_0[slots] = self.x[slots] = self.x_previous[slots] = x_0
         self.history[slots] = 0

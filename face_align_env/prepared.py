@@ -17,8 +17,10 @@ from face_align_env.crops import CONTEXT, CROP_SIZE, MARGIN, crop_transform, cut
 from face_align_env.datasets import FaceDataset
 from face_align_env.metrics import normalizing_distance
 from face_align_env.store import cache_folder, load_annotations, open_contexts
+from face_align_env.threads import share
 
 _CHUNK = 32  # faces that a process prepares before it reports
+_WORTH_A_THREAD = 8  # crops to copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,18 +185,42 @@ class FaceSource:
         self.prepared = prepared
         self.augmentation = augmentation
 
-    def crops(self, indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """(N, 256, 256, 3) uint8 crops of faces ``indices``; ``seeds`` (N,) choose the views."""
+    def crops(
+        self,
+        indices: npt.NDArray[np.int64],
+        seeds: npt.NDArray[np.int64],
+        out: npt.NDArray[np.uint8] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """(N, 256, 256, 3) uint8 crops of faces ``indices``; ``seeds`` (N,) choose the views.
+
+        :param out: the array to fill, whose rows may lie apart; None: a new one
+        """
         if self.augmentation is None:
-            return np.stack([self.prepared.crop(int(i)) for i in indices])
+            crops = np.empty((len(indices), CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8) if out is None else out
+            found = [self.prepared.crop(int(i)) for i in indices]
+
+            def copy(some: slice) -> None:
+                for crop, source in zip(crops[some], found[some], strict=True):
+                    crop[:] = source
+
+            share(copy, len(found), len(found) // _WORTH_A_THREAD)
+            return crops
         from face_align_env.augmentation import Augmentation, warp_images
 
         assert isinstance(self.augmentation, Augmentation)
         contexts = [self.prepared.context(int(i)) for i in indices]
-        return warp_images(contexts, self.augmentation.sample_seeded(seeds))
+        return warp_images(contexts, self.augmentation.sample_seeded(seeds), out=out)
 
-    def batch(self, indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]) -> FaceBatch:
-        """The faces ``indices`` in the views of ``seeds``, with everything that an episode needs."""
+    def batch(
+        self,
+        indices: npt.NDArray[np.int64],
+        seeds: npt.NDArray[np.int64],
+        out: npt.NDArray[np.uint8] | None = None,
+    ) -> FaceBatch:
+        """The faces ``indices`` in the views of ``seeds``, with everything that an episode needs.
+
+        :param out: the array to fill with the crops, see :meth:`crops`
+        """
         landmarks, d = self.prepared.landmarks[indices], self.prepared.d[indices]
         counted = self.prepared.counted[indices]
         if self.augmentation is not None:
@@ -205,7 +231,7 @@ class FaceSource:
             landmarks = views.landmarks(landmarks, self.prepared.scheme)
             counted = views.flags(counted, self.prepared.scheme)
             d = d * views.scales
-        return FaceBatch(self.crops(indices, seeds), landmarks, d, counted)
+        return FaceBatch(self.crops(indices, seeds, out), landmarks, d, counted)
 
 
 _worker: PreparedFaces  # of a process of prepare_on_disk

@@ -151,8 +151,8 @@ def test_threads_do_not_change_pixels(toy_dataset: Toy, threads: int, monkeypatc
     prepared = PreparedFaces(toy_dataset())
     contexts, views = [prepared.context(i) for i in range(3)], Augmentation().sample_seeded(range(3))
     alone = warp_images(contexts, views)
-    monkeypatch.setattr(module, "_WORTH_THREADS", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(module, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr("face_align_env.threads.CORES", threads)
     np.testing.assert_array_equal(warp_images(contexts, views), alone)
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from face_align_env import patches as module
-from face_align_env.patches import Buffers, extract_patches, pad_crops
+from face_align_env import threads
+from face_align_env.patches import Buffers, extract_patches, inner, pad_crops, pad_in_place
 
 
 def naive(crops: npt.NDArray[np.uint8], shapes: npt.NDArray[np.float32], p: int) -> npt.NDArray[np.uint8]:
@@ -60,9 +61,10 @@ def test_padding_repeats_the_border(crops: npt.NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(pad_crops(crops, 5), expected)
     np.testing.assert_array_equal(pad_crops(torch.from_numpy(crops), 5).numpy(), expected)
     np.testing.assert_array_equal(pad_crops(crops[:, ::-1], 5), expected[:, ::-1], "a view is no obstacle")
-    out = np.zeros_like(expected)
-    assert pad_crops(crops, 5, out) is out
-    np.testing.assert_array_equal(out, expected)
+    placed = np.zeros_like(expected)
+    inner(placed, 5)[:] = crops
+    assert pad_in_place(placed, 5) is placed
+    np.testing.assert_array_equal(placed, expected)
 
 
 def test_landmark_lies_within_half_a_pixel_of_the_middle() -> None:
@@ -125,6 +127,27 @@ def test_tensors_of_other_devices_are_cut_by_torch_alone(
     np.testing.assert_array_equal(patches.as_subclass(torch.Tensor).numpy(), expected)
 
 
+@pytest.mark.usefixtures("either_way")
+def test_threads_change_nothing(crops: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = np.random.default_rng(5).uniform(0, 40, (3, 7, 2)).astype(np.float32)
+    padded = pad_crops(crops)
+    expected = extract_patches(padded, shapes)
+    monkeypatch.setattr(module, "_WORTH_A_THREAD", 5000)
+    for cores in (1, 2, 3, 50):
+        monkeypatch.setattr(threads, "CORES", cores)
+        np.testing.assert_array_equal(extract_patches(padded, shapes), expected)
+
+
+def test_a_fault_in_a_thread_is_not_lost(crops: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("face_align_env._gather")
+    monkeypatch.setattr(module, "_WORTH_A_THREAD", 5000)
+    monkeypatch.setattr(threads, "CORES", 2)
+    shapes = np.full((3, 7, 2), 20, dtype=np.float32)
+    shapes[2, 6] = np.nan
+    with pytest.warns(RuntimeWarning, match="invalid value"), pytest.raises(ValueError, match="outside of the images"):
+        extract_patches(pad_crops(crops), shapes)
+
+
 def test_the_compiled_loops_refuse_what_would_leave_the_memory() -> None:
     native = pytest.importorskip("face_align_env._gather")
     images, out = np.zeros(1000, np.uint8), np.zeros((2, 3, 30), np.uint8)
@@ -135,8 +158,8 @@ def test_the_compiled_loops_refuse_what_would_leave_the_memory() -> None:
     for rows, row_bytes, stride in ((2, 30, 90), (3, 29, 90), (0, 30, 90), (3, 30, -90), (3, 30, 2**62)):
         with pytest.raises(ValueError, match=r"do not fill|outside"):
             native.gather(images, np.array([0, 0]), rows, row_bytes, stride, out)
-    with pytest.raises(ValueError, match="do not fill"):
-        native.pad(images, 1, 10, 10, 3, 2, np.zeros(14 * 14 * 3, np.uint8))
+    with pytest.raises(ValueError, match="not of that size"):
+        native.pad(images, 2, 10, 10, 3, 2)
     out.flags.writeable = False
     with pytest.raises(TypeError, match="read-write"):
         native.gather(images, np.array([0, 1]), 3, 30, 90, out)
