@@ -117,8 +117,8 @@ def extract_patches(padded: Any, shapes: Any, patch_size: int = PATCH_SIZE, face
     _, padded_height, padded_width, channels = padded.shape
     height, width = padded_height - 2 * patch_size, padded_width - 2 * patch_size
     half = (patch_size - 1) / 2
-    left = _whole((shapes[..., 0].clip(0, width - 1) - half + 0.5) // 1) + patch_size
-    top = _whole((shapes[..., 1].clip(0, height - 1) - half + 0.5) // 1) + patch_size
+    left = _floor(shapes[..., 0].clip(0, width - 1) - half + 0.5) + patch_size
+    top = _floor(shapes[..., 1].clip(0, height - 1) - half + 0.5) + patch_size
     row = padded_width * channels
     if faces is None:
         # Counted on the device: numbers that come from the host make it wait.
@@ -142,6 +142,7 @@ class Buffers:
 
     Memory that is new costs as much time as what is written into it. An array that was handed out, or of which a view
     was taken, is referred to by its holder; one that only this object refers to is free, and its contents may change.
+    Not for several threads: two could find the same array free.
     """
 
     def __init__(self) -> None:
@@ -160,5 +161,5 @@ class Buffers:
         return {"_arrays": []}  # what they hold is of no use elsewhere
 
 
-def _whole(values: Any) -> Any:
-    return values.astype(np.int64) if isinstance(values, np.ndarray) else values.long()
+def _floor(values: Any) -> Any:
+    return np.floor(values).astype(np.int64) if isinstance(values, np.ndarray) else values.floor().long()
