@@ -114,14 +114,15 @@ def prepare(
 ) -> None:
     """Cut all faces once and keep them on disk, so that everything later starts at once and shares their memory."""
     from face_align_env.crops import MARGIN
-    from face_align_env.datasets import DatasetNotFoundError, dataset_class, load_dataset
+    from face_align_env.datasets import DatasetNotFoundError, dataset_splits, load_dataset
     from face_align_env.prepared import PreparedFaces, prepare_on_disk
 
-    for part in split or dataset_class(name.partition("+")[0]).splits:
+    splits = dataset_splits(name)
+    for part in split or splits:
         try:
             faces = load_dataset(name, part, root, landmarks, **options_of(option))
         except DatasetNotFoundError as error:
-            if split or part == dataset_class(name.partition("+")[0]).splits[0]:
+            if split or part == splits[0]:
                 raise
             announce(f"{name} {part}: left out. {error}")
             continue
@@ -158,13 +159,12 @@ def show(
     import numpy as np
     from PIL import Image
 
-    from face_align_env.datasets import dataset_class, load_dataset
+    from face_align_env.datasets import dataset_splits, load_dataset
     from face_align_env.files import write_bytes
     from face_align_env.rendering import draw_annotation, side_by_side
 
-    splits = dataset_class(name.partition("+")[0]).splits
     with _quietly():
-        faces = load_dataset(name, split or splits[0], root, landmarks, **options_of(option))
+        faces = load_dataset(name, split or dataset_splits(name)[0], root, landmarks, **options_of(option))
     pictures = []
     for number in index or [0]:
         if not 0 <= number < len(faces):

@@ -28,7 +28,7 @@ from agents.figures import save_figures
 from agents.paper_tables import PROTOCOLS, paper_tables
 from agents.training import AgentConfig, train_dcrn
 from face_align_env.crops import CROP_SIZE
-from face_align_env.datasets import DatasetNotFoundError, FaceDataset, dataset_class, load_dataset
+from face_align_env.datasets import DatasetNotFoundError, FaceDataset, dataset_class, dataset_splits, load_dataset
 from face_align_env.initialization import GENInitializer
 from face_align_env.mdp import MAX_ITERATIONS
 from face_align_env.networks.cascade import MeanStart
@@ -181,7 +181,7 @@ def evaluate(
         data = Data(on, root, GEN.load(folder / "gen" / WEIGHTS).num_landmarks)
     elif root is not None:
         data = replace(data, root=root)
-    first = dataset_class(data.dataset.partition("+")[0])  # a joined dataset has the splits of its first part
+    test_split = dataset_class(data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
     initializer = GENInitializer(folder / "gen" / WEIGHTS, device)
     trained = "" if own else f", trained on {config.data.dataset}"
     settings = f"preset {config.preset}, seed {config.seed}{trained}"
@@ -192,7 +192,7 @@ def evaluate(
     obstacle: str | None = None
     sheets: list[Sheet] = []
     absent: DatasetNotFoundError | None = None
-    for split in splits or first.splits[1:]:
+    for split in splits or dataset_splits(data.dataset)[1:]:
         try:
             prepared = data.prepare(split, max_cached=2048)
         except DatasetNotFoundError as error:
@@ -209,7 +209,7 @@ def evaluate(
         caveats = _caveats(prepared.dataset)
         lacking += caveats
         obstacle = _obstacle(prepared)
-        name = _name("evaluation", None if own else data.dataset, [] if split == first.test_split else [split])
+        name = _name("evaluation", None if own else data.dataset, [] if split == test_split else [split])
         write_evaluation(folder / f"{name}.json", prepared, config.seed, outcomes)
         title = f"{data.dataset} {split}, {len(prepared)} faces, {settings}"
         notes = [*caveats, *training]

@@ -27,6 +27,7 @@ __all__ = [
     "Face",
     "FaceDataset",
     "dataset_class",
+    "dataset_splits",
     "load_dataset",
 ]
 
@@ -40,6 +41,15 @@ def dataset_class(name: str) -> type[FaceDataset]:
         raise ValueError(f"Unknown dataset '{name}'. There are: {', '.join(REGISTRY)} (join several with '+').")
     module, _, attribute = REGISTRY[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def dataset_splits(name: str) -> tuple[str, ...]:
+    """The splits of a dataset, the training split first; of several joined by ``+``, those that all of them have.
+
+    :raises ValueError: as :func:`dataset_class`
+    """
+    first, *others = (dataset_class(part).splits for part in name.split("+"))
+    return tuple(split for split in first if all(split in splits for splits in others))
 
 
 def load_dataset(

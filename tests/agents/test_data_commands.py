@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
-from writers.w300 import write_300w
+from writers.w300 import FOLDERS, PRIVATE_FOLDERS, write_300w
+from writers.ytf import write_ytf
 
 from agents import cli
 from agents.cli import app
@@ -91,6 +92,15 @@ def test_prepare_leaves_out_the_splits_that_are_not_there(here: Path) -> None:
     assert "300w train: 9 faces, 9 of them prepared now." in said
     assert "300w full: 9 faces, 9 of them prepared now." in said
     assert "300w private: left out." in said
+
+
+@pytest.mark.filterwarnings("ignore:300w .* of the protocol's:UserWarning")
+def test_prepare_takes_the_splits_that_all_of_several_datasets_have(here: Path) -> None:
+    write_300w(here / "data" / "300w", (*FOLDERS, *PRIVATE_FOLDERS))
+    write_ytf(here / "data" / "ytf")
+    said = call("prepare", "300w+ytf", "--root", "data", "--workers", "1")
+    assert "300w+ytf full: 15 faces" in said
+    assert "private" not in said
 
 
 def test_prepare_says_that_nothing_is_kept_when_it_is_off(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from writers.support import ids_of
 from writers.w300 import write_300w
 from writers.ytf import write_ytf
 
-from face_align_env.datasets import load_dataset
+from face_align_env.datasets import dataset_splits, load_dataset
 from face_align_env.datasets.joined import JoinedDataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:300w .* of the protocol's:UserWarning")
@@ -79,6 +79,11 @@ def test_each_part_of_a_joined_dataset_warns_of_its_own_protocol(data):
 
 def test_a_joined_dataset_offers_the_splits_that_all_parts_have(data):
     assert load_dataset("300w+ytf", "full", data).splits == ("train", "common", "challenging", "full")
+    assert dataset_splits("300w+ytf") == dataset_splits("ytf+300w") == ("train", "common", "challenging", "full")
+    assert dataset_splits("300w") == ("train", "common", "challenging", "full", "private")
+    assert dataset_splits("synthetic+pts+300w") == ("train",)
+    with pytest.raises(ValueError, match="Unknown dataset 'nobody'"):
+        dataset_splits("300w+nobody")
 
 
 def test_the_fingerprint_of_a_joined_dataset_changes_with_any_part(tmp_path):
