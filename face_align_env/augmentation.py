@@ -1,4 +1,4 @@
-"""Random views of prepared faces, for training: rotation, scale, shift, mirror, brightness, contrast.
+"""Random views of prepared faces, for training: rotation, scale, shift, mirror, brightness, contrast, blur.
 
 Parameters are drawn with NumPy (few numbers, the same on every device), and one matrix says where a view takes its
 pixels from. Two interpolators follow it: OpenCV's for images in main memory, where it is several times faster than
@@ -21,6 +21,7 @@ from face_align_env.landmarks import LandmarkScheme
 from face_align_env.threads import share
 
 _WORTH_A_THREAD = 1 << 18  # pixels to make: four crops at full size
+_LEAST_BLUR = 0.3  # standard deviation in pixels: less leaves nine tenths of a pixel's weight where it is
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Views:
     :param scales: (N,) float64, change of lengths
     :param gains: (N,) float64, factor of the contrast around mid-grey
     :param offsets: (N,) float64, added brightness in grey levels
+    :param blurs: (N,) float64, standard deviation of the Gaussian that smoothes the crop, pixels of the full-size crop;
+        0: none
     """
 
     matrices: npt.NDArray[np.float64]
@@ -39,6 +42,7 @@ class Views:
     scales: npt.NDArray[np.float64]
     gains: npt.NDArray[np.float64]
     offsets: npt.NDArray[np.float64]
+    blurs: npt.NDArray[np.float64]
 
     @staticmethod
     def concatenate(views: list[Views]) -> Views:
@@ -65,20 +69,25 @@ class Augmentation:
     :param mirror: probability of a left-right flip
     :param contrast: largest change of the contrast, a fraction
     :param brightness: largest change of the brightness, grey levels of 255
+    :param blur: largest standard deviation of a Gaussian blur, pixels of the full-size crop: what small or moving
+        faces look like when they are enlarged
+    :param blurred: probability that a view is blurred at all
     :raises ValueError: when a range makes no sense
     """
 
-    rotation: float = 20.0
-    scale: float = 0.15
-    shift: float = 0.06
+    rotation: float = 25.0
+    scale: float = 0.2
+    shift: float = 0.08
     mirror: float = 0.5
     contrast: float = 0.25
     brightness: float = 32.0
+    blur: float = 3.0
+    blurred: float = 0.3
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale < 1 or not 0 <= self.mirror <= 1 or not 0 <= self.contrast < 1:
-            raise ValueError(f"scale and contrast must lie in [0, 1), mirror in [0, 1]: got {self}.")
-        if min(self.rotation, self.shift, self.brightness) < 0:
+        if not (0 <= self.scale < 1 and 0 <= self.contrast < 1 and 0 <= self.mirror <= 1 and 0 <= self.blurred <= 1):
+            raise ValueError(f"scale and contrast must lie in [0, 1), mirror and blurred in [0, 1]: got {self}.")
+        if min(self.rotation, self.shift, self.brightness, self.blur) < 0:
             raise ValueError(f"Ranges must not be negative: got {self}.")
 
     def sample(self, rng: np.random.Generator, n: int) -> Views:
@@ -97,6 +106,7 @@ class Augmentation:
             scales=scales,
             gains=rng.uniform(1 - self.contrast, 1 + self.contrast, n),
             offsets=rng.uniform(-self.brightness, self.brightness, n),
+            blurs=np.where(rng.random(n) < self.blurred, rng.uniform(0, self.blur, n), 0.0),
         )
 
     def sample_seeded(self, seeds: npt.ArrayLike) -> Views:
@@ -119,6 +129,29 @@ def sampling_matrices(views: Views, size: int) -> npt.NDArray[np.float64]:
     return np.concatenate([linear, offset[..., None]], axis=-1)
 
 
+def _blurs(views: Views, size: int) -> npt.NDArray[np.float64]:
+    """(N,) standard deviations in pixels of crops of ``size`` pixels; 0 where it would not be seen."""
+    sigmas = views.blurs * (size / CROP_SIZE)
+    return np.where(sigmas < _LEAST_BLUR, 0.0, sigmas)
+
+
+def _smooth(images: Tensor, sigmas: npt.NDArray[np.float64]) -> Tensor:
+    """(N, 3, S, S) images, each smoothed by its own Gaussian; one convolution along each axis for all of them."""
+    n, channels, side, _ = images.shape
+    # Each kernel ends where OpenCV's does, so that a face does not depend on its batch.
+    radii = np.round(6 * sigmas + 1).astype(np.int64) // 2
+    radius = int(radii.max())
+    places = np.arange(-radius, radius + 1)
+    taps = np.exp(-0.5 * (places / sigmas[:, None]) ** 2) * (np.abs(places) <= radii[:, None])
+    taps = (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32).repeat(channels, axis=0)
+    kernels = to_device(taps, images.device)[:, None]
+    flat = images.reshape(1, n * channels, side, side)
+    for kernel, border in ((kernels[:, :, None], (radius, radius, 0, 0)), (kernels[..., None], (0, 0, radius, radius))):
+        padded = torch.nn.functional.pad(flat, border, mode="replicate")
+        flat = torch.nn.functional.conv2d(padded, kernel, groups=n * channels)
+    return flat.view_as(images)
+
+
 def warp_images(
     contexts: Sequence[npt.NDArray[np.uint8]],
     views: Views,
@@ -137,7 +170,7 @@ def warp_images(
     """
     import cv2
 
-    matrices = sampling_matrices(views, size)
+    matrices, sigmas = sampling_matrices(views, size), _blurs(views, size)
     levels = np.arange(256) - 127.5
     lit = levels * views.gains[:, None] + (127.5 + 0.5 + views.offsets)[:, None]
     tables = lit.clip(0, 255).astype(np.uint8)  # of each view: what becomes of a grey level
@@ -153,6 +186,8 @@ def warp_images(
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_REPLICATE,
             )
+            if sigmas[i]:
+                cv2.GaussianBlur(crops[i], (0, 0), sigmas[i], dst=crops[i], borderType=cv2.BORDER_REPLICATE)
             cv2.LUT(crops[i], tables[i], dst=crops[i])
 
     share(make, len(contexts), crops.size // 3 // _WORTH_A_THREAD)
@@ -180,6 +215,11 @@ def warp_tensors(contexts: Tensor, views: Views, size: int = CROP_SIZE) -> Tenso
     grid = to_grid[..., 0] * axis + (to_grid[..., 1] * axis[:, None] + to_grid[..., 2])
     images = contexts.permute(0, 3, 1, 2).float()
     sampled = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=True)
+    sigmas = _blurs(views, size)
+    if sigmas.any():
+        blurred = np.flatnonzero(sigmas)
+        rows = to_device(blurred, contexts.device)
+        sampled[rows] = _smooth(sampled[rows], sigmas[blurred])
     lit = sampled.mul_(light[..., 0]).add_(light[..., 1]).clamp_(0, 255)
     return lit.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
 

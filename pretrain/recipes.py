@@ -42,7 +42,9 @@ class Recipe:
 
 RECIPES = {
     "paper": Recipe("paper", "paper", TrainingConfig(epochs=300, learning_rate=3e-4), TrainingConfig(epochs=150)),
-    "compact": Recipe("compact", "compact", TrainingConfig(epochs=400), TrainingConfig(epochs=150)),
+    "compact": Recipe(
+        "compact", "compact", TrainingConfig(epochs=400, batch_size=64), TrainingConfig(epochs=150, batch_size=64)
+    ),
     "mdm": Recipe("compact", "mdm", TrainingConfig(epochs=400), TrainingConfig(epochs=150, learning_rate=5e-4)),
     "tiny": Recipe(
         "tiny",

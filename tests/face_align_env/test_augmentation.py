@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -19,7 +20,7 @@ from face_align_env.landmarks import SCHEME_19, get_scheme
 from face_align_env.mdp import nme
 from face_align_env.prepared import FaceSource, PreparedFaces
 
-STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0)
+STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0, blur=0)
 Toy = Callable[..., FaceDataset]
 
 
@@ -207,3 +208,33 @@ def test_ranges_are_kept() -> None:
 def test_ranges_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Augmentation(**wrong)
+
+
+def test_blur_is_opencvs_gaussian_of_the_sharp_view(toy_dataset: Toy) -> None:
+    prepared = PreparedFaces(toy_dataset())
+    contexts = torch.from_numpy(np.stack([prepared.context(i) for i in range(3)]))
+    views = Augmentation(contrast=0, brightness=0, blur=4.0, blurred=1.0).sample_seeded(range(3))
+    sharp, blurred = warp(contexts, replace(views, blurs=np.zeros(3))).numpy(), warp(contexts, views).numpy()
+    assert (views.blurs > 0.3).all()
+    for i, sigma in enumerate(views.blurs):
+        expected = cv2.GaussianBlur(sharp[i], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+        np.testing.assert_array_equal(blurred[i], expected)
+    assert both_ways(contexts, views, CROP_SIZE).max() <= 2
+
+
+def test_blur_is_measured_in_pixels_of_the_full_crop(toy_dataset: Toy) -> None:
+    """At a quarter of the resolution, a blur of one pixel is a quarter of a pixel: not to be seen."""
+    prepared = PreparedFaces(toy_dataset())
+    full = torch.from_numpy(prepared.context(0))[None]
+    small = full[:, ::4, ::4].contiguous()
+    views = STILL.sample_seeded([0])
+    for sigma, seen in ((1.0, False), (2.0, True)):
+        changed = warp(small, replace(views, blurs=np.array([sigma])), CROP_SIZE // 4)
+        assert torch.equal(changed, warp(small, views, CROP_SIZE // 4)) is not seen
+
+
+def test_as_many_views_are_blurred_as_asked() -> None:
+    views = Augmentation(blur=2.0, blurred=0.25).sample(np.random.default_rng(0), 4000)
+    assert 0.22 < (views.blurs > 0).mean() < 0.28
+    assert views.blurs.max() <= 2
+    assert not Augmentation(blur=0).sample(np.random.default_rng(0), 100).blurs.any()

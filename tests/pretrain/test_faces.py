@@ -18,7 +18,7 @@ from face_align_env.prepared import FaceSource, PreparedFaces
 from pretrain.faces import Batch, DeviceFaces
 
 Faces = Callable[..., DeviceFaces]
-STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0)
+STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0, blur=0)
 
 
 def equal(first: Batch, second: Batch) -> bool:

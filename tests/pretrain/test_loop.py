@@ -25,7 +25,7 @@ from pretrain.loop import TrainingConfig, TrainingStep, fit, make_fabric, measur
 from pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter
 
 Faces = Callable[..., DeviceFaces]
-STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0)
+STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0, blur=0)
 CONFIG = TrainingConfig(epochs=6, batch_size=4, learning_rate=1e-3, seed=3)  # nine steps on six faces
 
 
