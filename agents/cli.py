@@ -27,6 +27,7 @@ from agents.options import (
     console,
     data_of,
     done,
+    options_of,
 )
 
 app = typer.Typer(
@@ -110,6 +111,10 @@ BatchSizeOption = Annotated[int, typer.Option(help="Transitions an update of DCR
 GradientStepsOption = Annotated[int, typer.Option(help="Updates after each step of the batch of faces.")]
 Alpha2Option = Annotated[float | None, typer.Option("--alpha-2", help="Eq. 3's bound, pixels; default: Table 2's.")]
 AugmentOption = Annotated[bool, typer.Option(help="Random views of the training faces in DCRN's episodes.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Keyword of DCRN as KEY=VALUE (imitation_weight=0, noise=2); repeat for more."),
+]
 
 
 @app.command()
@@ -128,6 +133,7 @@ def train(
     gradient_steps: GradientStepsOption = 1,
     alpha_2: Alpha2Option = None,
     augment: AugmentOption = True,
+    overrides: SetOption = None,
     landmarks: LandmarksOption = None,
     option: OptionOption = None,
     device: DeviceOption = "auto",
@@ -136,7 +142,8 @@ def train(
     """Fine-tune LRN by reinforcement learning: Algorithm 1 on FaceAlign-v0. Goes on from OUTPUT/model.zip."""
     from agents.training import AgentConfig, train_dcrn
 
-    config = AgentConfig(timesteps, num_envs, gradient_steps, batch_size, preset, seed, augment)
+    changed = options_of(overrides, "--set") or None
+    config = AgentConfig(timesteps, num_envs, gradient_steps, batch_size, preset, seed, augment, overrides=changed)
     announce(f"DCRN ({preset}) on {dataset} from {lrn} and {gen}, {config}")
     data = data_of(dataset, root, landmarks, option)
     train_dcrn(
@@ -193,6 +200,7 @@ def run_command(
     gradient_steps: GradientStepsOption = 1,
     alpha_2: Alpha2Option = None,
     augment: AugmentOption = True,
+    overrides: SetOption = None,
     landmarks: LandmarksOption = None,
     option: OptionOption = None,
     device: DeviceOption = "auto",
@@ -210,7 +218,16 @@ def run_command(
         precision=precision,
         gen_epochs=gen_epochs,
         lrn_epochs=lrn_epochs,
-        agent=AgentConfig(timesteps, num_envs, gradient_steps, batch_size, agent, seed, augment),
+        agent=AgentConfig(
+            timesteps,
+            num_envs,
+            gradient_steps,
+            batch_size,
+            agent,
+            seed,
+            augment,
+            overrides=options_of(overrides, "--set") or None,
+        ),
         alpha_2=alpha_2,
     )
     folder = Path("runs") / name if name else _folder(dataset, landmarks, preset)

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import polyak_update, update_learning_rate
 from torch.nn import functional
 
+from agents.code_buffer import CodeReplayBuffer
 from agents.extractor import load_lrn
 from agents.policy import DCRNPolicy
 from agents.replay_buffer import FaceReplayBuffer
@@ -32,8 +33,10 @@ class DCRNPreset:
     :param critic_warmup: updates in which the critic learns alone
     :param imitation_weight: weight of the squared distance to the pretrained actor's increments, pixels^2, against a
         Q that is scaled to size one (as TD3+BC does); 0: none, and Q is not scaled
-    :param noise: standard deviation of the exploration noise on a_t, pixels
-    :param freeze_encoder: leave the pretrained patch encoder as it is
+    :param noise: standard deviation of the exploration noise on each number of a_t, pixels
+    :param gain_noise: standard deviation of the logarithm of a factor on a_t, one number for all landmarks: it explores
+        how far to go, which is what Eq. 3 asks. Independent noise on 136 numbers averages out in the NME
+    :param freeze_encoder: leave the pretrained patch encoder as it is; the replay buffer then keeps its codes
     """
 
     learning_rate: float
@@ -43,13 +46,14 @@ class DCRNPreset:
     critic_warmup: int
     imitation_weight: float
     noise: float
+    gain_noise: float
     freeze_encoder: bool
 
 
 PRESETS = {
     # Algorithm 1 to the letter: updates from the first full minibatch on, nothing holds the actor.
-    "paper": DCRNPreset(1e-3, 1e-3, 0.8, 128, 0, 0.0, 1.0, False),
-    "stable": DCRNPreset(1e-4, 1e-3, 0.8, 1000, 200, 1.0, 1.0, True),
+    "paper": DCRNPreset(1e-3, 1e-3, 0.8, 128, 0, 0.0, 1.0, 0.0, False),
+    "stable": DCRNPreset(1e-4, 1e-3, 0.005, 1000, 1000, 1.0, 0.5, 0.2, True),
 }
 
 
@@ -71,14 +75,16 @@ class DCRN(DDPG):
     :param learning_starts: transitions collected before the first update
     :param critic_warmup: updates in which the critic learns alone
     :param imitation_weight: see :class:`DCRNPreset`
-    :param noise: exploration noise on a_t, pixels
+    :param noise: exploration noise on each number of a_t, pixels
+    :param gain_noise: exploration noise on the length of a_t, see :class:`DCRNPreset`
     :param freeze_encoder: leave the pretrained patch encoder as it is
-    :param buffer_size: transitions kept, under 8 kB each
+    :param buffer_size: transitions kept, under 8 kB each (in a :class:`~agents.code_buffer.CodeReplayBuffer` where the
+        encoder is frozen, else in a :class:`~agents.replay_buffer.FaceReplayBuffer`)
     :param batch_size: transitions an update, section 4.2
     :param train_freq: steps of the environment (of all faces together: one) between updates
     :param gradient_steps: updates then; -1: as many as transitions were collected
     :param action_noise: replaces the Gaussian noise of ``noise`` pixels; in units of the scaled action
-    :param replay_buffer_kwargs: arguments of :class:`~agents.replay_buffer.FaceReplayBuffer`
+    :param replay_buffer_kwargs: further arguments of the replay buffer
     :param policy_kwargs: arguments of :class:`~agents.policy.DCRNPolicy`
     :param tensorboard_log: folder of TensorBoard curves
     :param verbose: 0, 1 or 2
@@ -103,6 +109,7 @@ class DCRN(DDPG):
         critic_warmup: int | None = None,
         imitation_weight: float | None = None,
         noise: float | None = None,
+        gain_noise: float | None = None,
         freeze_encoder: bool | None = None,
         buffer_size: int = 50_000,
         batch_size: int = 128,
@@ -129,6 +136,8 @@ class DCRN(DDPG):
         self.critic_warmup: int = pick(critic_warmup, "critic_warmup")
         self.imitation_weight: float = pick(imitation_weight, "imitation_weight")
         self.noise: float = pick(noise, "noise")
+        self.gain_noise: float = pick(gain_noise, "gain_noise")
+        frozen: bool = pick(freeze_encoder, "freeze_encoder")
         super().__init__(
             policy=policy,
             env=env,  # type: ignore[arg-type]
@@ -141,11 +150,11 @@ class DCRN(DDPG):
             train_freq=train_freq,
             gradient_steps=gradient_steps,
             action_noise=action_noise,
-            replay_buffer_class=FaceReplayBuffer,
+            replay_buffer_class=CodeReplayBuffer if frozen else FaceReplayBuffer,
             # y in Algorithm 1 has no bootstrap past the end of an episode, however it ends
             replay_buffer_kwargs={"handle_timeout_termination": False, **(replay_buffer_kwargs or {})},
             tensorboard_log=tensorboard_log,
-            policy_kwargs={"freeze_encoder": pick(freeze_encoder, "freeze_encoder"), **(policy_kwargs or {})},
+            policy_kwargs={"freeze_encoder": frozen, **(policy_kwargs or {})},
             verbose=verbose,
             seed=seed,
             device=device,
@@ -168,27 +177,35 @@ class DCRN(DDPG):
             sigma = np.zeros(self.action_space.shape, dtype=np.float32)
             sigma[:size] = self.noise / self.policy.lrn_config.action_limit
             self.action_noise = NormalActionNoise(np.zeros_like(sigma), sigma)
-        self._attach_faces()
+        self._attach()
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
-        self._attach_faces()
+        self._attach()
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         super().load_replay_buffer(path, truncate_last_traj)
-        self._attach_faces()
+        self._attach()
 
-    def _attach_faces(self) -> None:
-        """The replay buffer crops again from the environment's own faces."""
+    def _attach(self) -> None:
+        """Give the replay buffer what it needs: the environment's own faces to cut again, or the encoder."""
         if self.env is not None and isinstance(self.replay_buffer, FaceReplayBuffer):
             self.replay_buffer.faces = self.env.get_attr("task")[0].source
+        elif isinstance(self.replay_buffer, CodeReplayBuffer):
+            self.replay_buffer.encoder = self.policy.encode
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         # Uniform random increments would fill the buffer with faces that no policy ever sees: the warm-up, too,
         # acts with the pretrained policy and noise.
-        return super()._sample_action(0, action_noise, n_envs)
+        action, scaled = super()._sample_action(0, action_noise, n_envs)
+        if action_noise is not None and self.gain_noise > 0:
+            size = self.policy.critic.action_size
+            gains = np.exp(self.gain_noise * np.random.standard_normal((len(scaled), 1))).astype(np.float32)
+            scaled[:, :size] = np.clip(gains * scaled[:, :size], -1, 1)
+            action = self.policy.unscale_action(scaled)
+        return action, scaled
 
     def train(self, gradient_steps: int, batch_size: int = 128) -> None:
         """Updates of Algorithm 1, with the critic's warm-up and the imitation term."""

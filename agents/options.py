@@ -40,9 +40,19 @@ OutputOption = Annotated[Path, typer.Option(help="Folder for weights, checkpoint
 console = Console(width=None if sys.stdout.isatty() else 160)
 
 
-def options_of(option: list[str] | None) -> dict[str, Any]:
-    """The dataset's keywords that ``--option KEY=VALUE`` gave."""
-    return {key: _value(text) for key, _, text in map(_split, option or [])}
+def options_of(given: list[str] | None, name: str = "--option") -> dict[str, Any]:
+    """The keywords that an option gave as KEY=VALUE.
+
+    :param given: the option's values
+    :param name: the option, for messages
+    """
+    pairs = {}
+    for text in given or []:
+        if "=" not in text:
+            raise typer.BadParameter(f"'{text}' is not KEY=VALUE.", param_hint=name)
+        key, _, value = text.partition("=")
+        pairs[key] = _value(value)
+    return pairs
 
 
 def data_of(dataset: str, root: str | None, landmarks: int | None, option: list[str] | None) -> Any:
@@ -52,13 +62,9 @@ def data_of(dataset: str, root: str | None, landmarks: int | None, option: list[
     return Data(dataset, root, landmarks, options_of(option) or None)
 
 
-def _split(text: str) -> tuple[str, str, str]:
-    if "=" not in text:
-        raise typer.BadParameter(f"'{text}' is not KEY=VALUE.", param_hint="--option")
-    return text.partition("=")
-
-
-def _value(text: str) -> int | float | str:
+def _value(text: str) -> bool | int | float | str:
+    if text in ("True", "False"):
+        return text == "True"
     for kind in (int, float):
         try:
             return kind(text)

@@ -21,6 +21,11 @@ from face_align_env.networks.lrn import LRN, LRNConfig, LRNTrunk
 _CRITIC_ACTION_UNIT = 4.0
 
 
+def codes_of(obs: dict[str, Tensor], trunk: LRNTrunk) -> Tensor:
+    """(N, C) codes of the patches: stored ones (see :mod:`agents.code_buffer`), or the trunk's encoder makes them."""
+    return obs["codes"] if "codes" in obs else trunk.encode(obs["patches"])
+
+
 class DCRNActor(BasePolicy):
     """LRN as actor: [a_t, d_{t+1}], each scaled to [-1, 1] as Stable-Baselines3 wants it.
 
@@ -36,7 +41,7 @@ class DCRNActor(BasePolicy):
     def forward(self, obs: dict[str, Tensor], codes: Tensor | None = None) -> Tensor:
         """(N, 2K + 512) in [-1, 1]; ``codes`` are the encoded patches where they are known already."""
         if codes is None:
-            codes = self.lrn.trunk.encode(obs["patches"])
+            codes = codes_of(obs, self.lrn.trunk)
         following = self.lrn.trunk.remember(codes, obs["history"])
         return torch.cat([self.lrn.increment(following) / self.lrn.config.action_limit, following], dim=1)
 
@@ -46,7 +51,7 @@ class DCRNActor(BasePolicy):
 
 
 class DCRNCritic(BaseModel):
-    """Q(s_t, a_t), right half of Fig. 2: its own LRN trunk, features and a_t concatenated, Q out.
+    """Q(s_t, a_t), right half of Fig. 2: its own LRN trunk, features and a_t (with its length) concatenated, Q out.
 
     :param observation_space: of FaceAlign-v0
     :param action_space: of LearnedHistory; the critic looks at a_t only
@@ -67,15 +72,18 @@ class DCRNCritic(BaseModel):
         self.trunk = trunk
         self.action_size = 2 * trunk.config.num_landmarks
         self._unit = action_limit / _CRITIC_ACTION_UNIT
-        self.q_net = nn.Sequential(*create_mlp(trunk.config.hidden + self.action_size, 1, net_arch))
+        self.q_net = nn.Sequential(*create_mlp(trunk.config.hidden + self.action_size + 1, 1, net_arch))
 
     def forward(self, obs: dict[str, Tensor], actions: Tensor, codes: Tensor | None = None) -> tuple[Tensor, ...]:
         """One (N, 1) tensor of values, in the tuple of Stable-Baselines3's critics."""
         if codes is None:
-            codes = self.trunk.encode(obs["patches"])
+            codes = codes_of(obs, self.trunk)
         features = self.trunk.remember(codes, obs["history"])
         increments = self._unit * actions[:, : self.action_size]
-        return (self.q_net(torch.cat([features, increments], dim=1)),)
+        # What Eq. 3 compares with alpha_2, in the same unit: Q has a step there, which would be hard to find
+        # among 2K numbers.
+        length = 2 * increments.abs().mean(dim=1, keepdim=True)
+        return (self.q_net(torch.cat([features, increments, length], dim=1)),)
 
     def q1_forward(self, obs: dict[str, Tensor], actions: Tensor, codes: Tensor | None = None) -> Tensor:
         """(N, 1) value of the only critic."""
@@ -137,7 +145,7 @@ class DCRNPolicy(TD3Policy):
             observation_space,
             action_space,
             lr_schedule,
-            net_arch=[256] if net_arch is None else net_arch,
+            net_arch=[256, 256] if net_arch is None else net_arch,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             normalize_images=False,
@@ -198,7 +206,11 @@ class DCRNPolicy(TD3Policy):
         if not self.freeze_encoder:
             return None
         with torch.no_grad():
-            return self.reference.lrn.trunk.encode(obs["patches"])
+            return codes_of(obs, self.reference.lrn.trunk)
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """(N, C) codes of (N, K, P, P, 3) patches, by the pretrained encoder."""
+        return self.reference.lrn.trunk.encode(patches)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -16,6 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from torch import Tensor, nn
 
+from agents.code_buffer import CodeReplayBuffer
 from agents.dcrn import DCRN, PRESETS
 from agents.policy import DCRNPolicy
 from face_align_env.networks.lrn import LRN
@@ -237,6 +238,23 @@ def test_noise_touches_the_increment_only_from_the_first_step(toy_vec_env: Any, 
         noise.append(action[:, :136] - expected[:, :136])
     assert np.std(noise) == pytest.approx(1.5, rel=0.03), "pixels"
     assert np.mean(noise) == pytest.approx(0, abs=0.1)
+
+
+def test_gain_noise_changes_the_length_of_the_increment_and_nothing_else(toy_vec_env: Any, new_dcrn: NewDCRN) -> None:
+    model = new_dcrn(toy_vec_env(64, True), noise=0.0, gain_noise=0.2)
+    model.learn(64)
+    assert isinstance(model.replay_buffer, CodeReplayBuffer)
+    noisy = model.replay_buffer.actions[0]
+    assert model.replay_buffer.codes is not None
+    obs = {
+        "codes": torch.from_numpy(model.replay_buffer.codes[0].astype(np.float32)),
+        "history": torch.zeros(64, 512),
+    }
+    with torch.no_grad():
+        plain = model.policy.actor(obs).numpy()[:, :136]
+    gains = (noisy * plain).sum(1) / (plain * plain).sum(1)
+    np.testing.assert_allclose(noisy, gains[:, None] * plain, atol=2e-4)
+    assert 0.15 < np.log(gains).std() < 0.25
 
 
 def test_nothing_is_bootstrapped_past_the_last_iteration(toy_vec_env: Any, new_dcrn: NewDCRN) -> None:

@@ -85,7 +85,7 @@ def test_samples_are_what_the_environment_gave_to_the_bit(
     model: BaseAlgorithm = sac(env, lrn)
     if kind.startswith("dcrn"):
         # the noise of 2 pixels is above alpha_2 for some actions, below for others
-        model = new_dcrn(env, learning_starts=1000, buffer_size=45, noise=1.9)
+        model = new_dcrn(env, learning_starts=1000, buffer_size=45, noise=1.9, gain_noise=0.0, freeze_encoder=False)
     model.learn(60 if env.num_envs == 3 else 50)
     buffer = model.replay_buffer  # type: ignore[attr-defined]
     assert recorder.added > buffer.size() == len(recorder.rows), "the buffer has run around"
@@ -154,7 +154,7 @@ def test_sac_learns_with_it(toy_vec_env: Any, lrn: LRN) -> None:
 
 
 def test_saved_buffers_forget_the_faces_and_get_them_back(toy_vec_env: Any, new_dcrn: NewDCRN, tmp_path: Path) -> None:
-    model = new_dcrn(toy_vec_env(2, True, augment=True))
+    model = new_dcrn(toy_vec_env(2, True, augment=True), freeze_encoder=False)
     model.learn(12)
     buffer = model.replay_buffer
     assert isinstance(buffer, FaceReplayBuffer)
