@@ -16,10 +16,12 @@ from torch import nn
 
 from face_align_env.crops import MARGIN, crop_transform, cut, invert_transform, transform_points
 from face_align_env.datasets.base import read_image
+from face_align_env.detection import detect_faces
 from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
 from face_align_env.networks.cascade import MeanStart, cascade
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
+from face_align_env.released import find_release, load_networks
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +31,13 @@ class Alignment:
     :param landmarks: (K, 2) float32, pixels of the photo
     :param iterations: how many times LRN was applied
     :param trajectory: (iterations + 1, K, 2) float32, x_0 to x_T in pixels of the photo
+    :param box: (4,) float64, x0, y0, x1, y1: where the face was said, or found, to be, pixels of the photo
     """
 
     landmarks: npt.NDArray[np.float32]
     iterations: int
     trajectory: npt.NDArray[np.float32]
+    box: npt.NDArray[np.float64]
 
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -105,16 +109,40 @@ class FaceAligner:
         lrn = LRN.load(Path(folder) / "dcrn" / "weights.safetensors")
         return cls(gen, lrn, alpha_2=config.alpha_2, device=device, dtype=dtype)
 
-    def __call__(self, image: npt.NDArray[np.uint8] | str | os.PathLike[str], boxes: npt.ArrayLike) -> list[Alignment]:
+    @classmethod
+    def from_pretrained(
+        cls, name: str = "300w-68", device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> FaceAligner:
+        """The aligner of released weights, with the bound and the margin on their card.
+
+        :param name: of the release, see :func:`face_align_env.released.released_names`
+        :param device: where the networks run
+        :param dtype: type of their weights
+        :raises ValueError: there is no release of that name; the message says which there are
+        :raises WeightsError: its file is not the one that its card describes
+        """
+        release = find_release(name)
+        gen, lrn = load_networks(release)
+        card = release.card
+        return cls(gen, lrn, alpha_2=card.alpha_2, margin=card.margin, device=device, dtype=dtype)
+
+    def __call__(
+        self, image: npt.NDArray[np.uint8] | str | os.PathLike[str], boxes: npt.ArrayLike | None = None
+    ) -> list[Alignment]:
         """Align the faces of one photo.
 
         :param image: (H, W, 3) uint8 RGB, or the path of an image file, which is turned as its EXIF data say
-        :param boxes: (N, 4) or (4,): x0, y0, x1, y1 of each face, pixels of the photo
-        :return: one alignment a box, in their order
+        :param boxes: (N, 4) or (4,): x0, y0, x1, y1 of each face, pixels of the photo, from eyebrow to chin and from
+            ear to ear; None: those that :func:`face_align_env.detection.detect_faces` finds
+        :return: one alignment a box, in their order; those of detected faces from the largest to the smallest. Empty
+            where no face was found
         :raises ValueError: the image is empty or of another type; a box is empty or outside the image
         :raises BadFaceError: the file is missing or no image
+        :raises DetectorNotFoundError: boxes are to be detected, and this OpenCV cannot
         """
         pixels = image if isinstance(image, np.ndarray) else read_image(Path(image), upright=True)
+        if boxes is None:
+            boxes = detect_faces(pixels)
         corners = np.asarray(boxes, dtype=np.float64)
         corners = corners.reshape(-1, 4) if corners.size else corners.reshape(0, 4)
         if not len(corners):
@@ -123,7 +151,10 @@ class FaceAligner:
         crops = np.stack([cut(pixels, transform) for transform in transforms])
         trajectories, iterations = self.align_crops(crops)
         photo = transform_points(invert_transform(transforms)[:, None], trajectories)
-        return [Alignment(photo[i, steps], int(steps), photo[i, : steps + 1]) for i, steps in enumerate(iterations)]
+        return [
+            Alignment(photo[i, steps], int(steps), photo[i, : steps + 1], corners[i])
+            for i, steps in enumerate(iterations)
+        ]
 
     def align_crops(self, crops: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Align prepared crops.

@@ -29,6 +29,7 @@ from agents.options import (
     done,
     options_of,
 )
+from agents.study_commands import ablate, release, robustness, summarize
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +39,8 @@ app = typer.Typer(
 pretrain_app = typer.Typer(no_args_is_help=True, help="Supervised training of GEN and LRN (section 3).")
 app.add_typer(pretrain_app, name="pretrain")
 app.add_typer(data_app, name="data")
+for command in (robustness, ablate, summarize, release):
+    app.command()(command)
 
 
 @pretrain_app.command("gen")
@@ -111,6 +114,10 @@ BatchSizeOption = Annotated[int, typer.Option(help="Transitions an update of DCR
 GradientStepsOption = Annotated[int, typer.Option(help="Updates after each step of the batch of faces.")]
 Alpha2Option = Annotated[float | None, typer.Option("--alpha-2", help="Eq. 3's bound, pixels; default: Table 2's.")]
 AugmentOption = Annotated[bool, typer.Option(help="Random views of the training faces in DCRN's episodes.")]
+SeedsOption = Annotated[
+    int,
+    typer.Option(min=1, help="Number of seeds, from --seed on; several go into seed-0, seed-1, ... and a summary."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Keyword of DCRN as KEY=VALUE (imitation_weight=0, noise=2); repeat for more."),
@@ -206,9 +213,11 @@ def run_command(
     device: DeviceOption = "auto",
     precision: PrecisionOption = None,
     seed: SeedOption = 0,
+    seeds: SeedsOption = 1,
 ) -> None:
-    """All of it into runs/NAME: GEN, LRN-2/-4/-8, GEN-LRN8, DCRN, evaluation. Goes on where it stopped."""
+    """All of it into runs/NAME: GEN, LRN-2/-4/-8, GEN-LRN4/8, DCRN, evaluation. Goes on where it stopped."""
     from agents import runs
+    from agents.seeds import run_seeds
     from agents.training import AgentConfig
 
     config = runs.RunConfig(
@@ -231,7 +240,7 @@ def run_command(
         alpha_2=alpha_2,
     )
     folder = Path("runs") / name if name else _folder(dataset, landmarks, preset)
-    runs.run(config, folder, device, console)
+    run_seeds(config, folder, seeds, device, console)
     done("Table and figures are there", folder)
 
 

@@ -1,6 +1,7 @@
 """Evaluation: the rows of Table 6 on a split, with intervals, as table and JSON.
 
-Figures: :mod:`agents.figures`; the paper's tables: :mod:`agents.paper_tables`.
+Figures: :mod:`agents.figures`, :mod:`agents.face_figures`; what Eq. 4 paid: :mod:`agents.rewards`; the paper's tables:
+:mod:`agents.paper_tables`; several seeds: :mod:`agents.seeds`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ from rich.table import Table
 from agents.aligner import FaceAligner
 from face_align_env.files import atomic_path, write_bytes, write_json
 from face_align_env.mdp import nme
-from face_align_env.metrics import auc, bootstrap_interval, failure_rate
+from face_align_env.metrics import auc, bootstrap_interval, failure_rate, landmark_errors, mean_over_faces
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import FaceSource, PreparedFaces
 from face_align_env.vector_env import FaceAlignVectorEnv
 
+GAMMA = 0.9  # Table 2
 OCCLUDED = 0.3  # of a face's points: our line between a face that is hardly occluded and one that is heavily
 
 
@@ -69,6 +72,41 @@ _JSON_KEYS = tuple(field.name for field in fields(Row) if field.default is MISSI
 
 
 @dataclass(frozen=True, eq=False)
+class Episodes:
+    """An episode of each face.
+
+    :param rewards: (T, N) float64, what Eq. 4 paid for each iteration; NaN after an episode's end
+    :param successes: (N,) bool, whether it ended in a terminal state
+    """
+
+    rewards: npt.NDArray[np.float64]
+    successes: npt.NDArray[np.bool_]
+
+    @property
+    def returns(self) -> npt.NDArray[np.float64]:
+        """(N,) sums of the rewards."""
+        return self.discounted(1.0)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(N,) iterations until the end."""
+        return (~np.isnan(self.rewards)).sum(axis=0)
+
+    @property
+    def saturated(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether Eq. 4 has paid all that it pays in so many iterations: +1 for each but the last, +10 for that.
+
+        With a discount of 0.9 these episodes return 10, whatever their length, and none returns more:
+        1 + 0.9 + 0.9^2 + ... = 10, so that the terminal +10 is worth as much now as after any number of +1.
+        """
+        return self.successes & ((self.rewards == 1).sum(axis=0) == self.lengths - 1)
+
+    def discounted(self, gamma: float = GAMMA) -> npt.NDArray[np.float64]:
+        """(N,) returns as seen from the first state: the reward of iteration t counts gamma^(t - 1) times."""
+        return np.nansum(gamma ** np.arange(len(self.rewards))[:, None] * self.rewards, axis=0)
+
+
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """What a method did to each face.
 
@@ -76,19 +114,31 @@ class Outcome:
     :param errors: (N,) final NME, fractions
     :param iterations: (N,) int64
     :param error_path: (T + 1, N) NME of x_t; it stands still after a face's last iteration
-    :param returns: (N,) return of each face's episode, see :func:`episode_returns`; None: no episodes
+    :param shapes: (N, K, 2) float32 final shapes, crop pixels
+    :param landmark_errors: (N, K) error of each landmark in the final shape, fractions; NaN where it does not count
+    :param inter_pupil_errors: (N,) final NME under the inter-pupil distance, fractions; None: see ``Row``
+    :param episodes: of each face, see :func:`play_episodes`; None: the method has no episodes
     """
 
     row: Row
     errors: npt.NDArray[np.float64]
     iterations: npt.NDArray[np.int64]
     error_path: npt.NDArray[np.float64]
-    returns: npt.NDArray[np.float64] | None = None
+    shapes: npt.NDArray[np.float32] | None = None
+    landmark_errors: npt.NDArray[np.float64] | None = None
+    inter_pupil_errors: npt.NDArray[np.float64] | None = None
+    episodes: Episodes | None = None
 
-    def with_episodes(self, returns: npt.NDArray[np.float64], successes: npt.NDArray[np.bool_]) -> Outcome:
-        """The same with what :func:`episode_returns` has found."""
-        row = replace(self.row, mean_return=float(returns.mean()), success_rate=100 * float(successes.mean()))
-        return replace(self, row=row, returns=returns)
+    @property
+    def returns(self) -> npt.NDArray[np.float64] | None:
+        """(N,) return of each face's episode, not discounted; None: no episodes."""
+        return None if self.episodes is None else self.episodes.returns
+
+    def with_episodes(self, episodes: Episodes) -> Outcome:
+        """The same with what :func:`play_episodes` has found."""
+        success_rate = 100 * float(episodes.successes.mean())
+        row = replace(self.row, mean_return=float(episodes.returns.mean()), success_rate=success_rate)
+        return replace(self, row=row, episodes=episodes)
 
 
 def evaluate_method(method: str, aligner: FaceAligner, prepared: PreparedFaces, seed: int = 0) -> Outcome:
@@ -128,13 +178,13 @@ def evaluate_method(method: str, aligner: FaceAligner, prepared: PreparedFaces, 
         iterations=float(steps.mean()),
         ms_per_face=1000 * float(np.median(times)),
     )
-    return Outcome(row, errors[-1], steps, errors)
+    final = path[:, -1].copy()  # a view would keep the whole trajectories
+    by_landmark = landmark_errors(final, prepared.landmarks, prepared.d, prepared.counted)
+    return Outcome(row, errors[-1], steps, errors, final, by_landmark, inter_pupil)
 
 
 @torch.inference_mode()
-def episode_returns(
-    lrn: LRN, prepared: PreparedFaces, initializer: Any, num_envs: int = 64, **options: Any
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def play_episodes(lrn: LRN, prepared: PreparedFaces, initializer: Any, num_envs: int = 64, **options: Any) -> Episodes:
     """Play each face once with LRN as the policy, under oracle termination.
 
     :param lrn: the policy network
@@ -142,10 +192,11 @@ def episode_returns(
     :param initializer: of x_0, see :mod:`face_align_env.initialization`
     :param num_envs: faces at a time
     :param options: further keywords of the environment (``alpha_2``, ...)
-    :return: (N,) returns, not discounted, and (N,) whether a terminal state was reached
+    :return: an episode of each face
     """
     device = next(lrn.parameters()).device
-    returns, successes = np.zeros(len(prepared)), np.zeros(len(prepared), dtype=np.bool_)
+    rewards: list[npt.NDArray[np.float64]] = []  # of each iteration
+    successes = np.zeros(len(prepared), dtype=np.bool_)
     for start in range(0, len(prepared), num_envs):
         faces = np.arange(start, min(start + num_envs, len(prepared)))
         env = FaceAlignVectorEnv(
@@ -160,15 +211,27 @@ def episode_returns(
         )
         observations, _ = env.reset(options={"index": faces})
         going = np.ones(len(faces), dtype=np.bool_)
-        while going.any():
+        for t in count():
             patches = torch.from_numpy(observations["patches"]).to(device)
             actions = torch.cat(lrn(patches, torch.from_numpy(observations["history"]).to(device)), dim=1)
             # Slots whose episode is over begin another one; only the first of each counts.
-            observations, rewards, terminated, truncated, _ = env.step(actions.cpu().numpy())
-            returns[faces[going]] += rewards[going]
+            observations, earned, terminated, truncated, _ = env.step(actions.cpu().numpy())
+            if t == len(rewards):
+                rewards.append(np.full(len(prepared), np.nan))
+            rewards[t][faces[going]] = earned[going]
             successes[faces[going & terminated]] = True
             going &= ~(terminated | truncated)
-    return returns, successes
+            if not going.any():
+                break
+    return Episodes(np.stack(rewards), successes)
+
+
+def episode_returns(
+    lrn: LRN, prepared: PreparedFaces, initializer: Any, num_envs: int = 64, **options: Any
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Of :func:`play_episodes`, whose parameters these are: (N,) returns, not discounted, and (N,) successes."""
+    episodes = play_episodes(lrn, prepared, initializer, num_envs, **options)
+    return episodes.returns, episodes.successes
 
 
 def paired_differences(outcome: Outcome, baseline: Outcome, seed: int = 0) -> dict[str, tuple[float, float, float]]:
@@ -194,7 +257,11 @@ def paired_differences(outcome: Outcome, baseline: Outcome, seed: int = 0) -> di
 def write_evaluation(
     path: str | os.PathLike[str], prepared: PreparedFaces, seed: int, outcomes: Sequence[Outcome]
 ) -> None:
-    """Write ``evaluation.json`` and, beside it, the errors of every face and the returns (``.npz``).
+    """Write ``evaluation.json`` and, beside it, what was measured of each face (``.npz``).
+
+    The arrays of a method are ``METHOD/nme`` and ``METHOD/nme_inter_pupil`` (N,), fractions; ``METHOD/landmark_nme``
+    (K,), means over faces; ``METHOD/iterations`` (N,); and of its episodes ``METHOD/return`` and ``METHOD/success``
+    (N,), and ``METHOD/rewards`` (T, N), NaN after an episode's end. ``ids`` (N,) names the faces.
 
     :param path: the JSON file
     :param prepared: the faces that were evaluated
@@ -211,10 +278,17 @@ def write_evaluation(
     write_json(path, document)
     arrays = {"ids": np.array(prepared.ids), "normalizer": np.array(prepared.normalizer)}
     for outcome in outcomes:
-        arrays[f"{outcome.row.method}/nme"] = outcome.errors
-        arrays[f"{outcome.row.method}/iterations"] = outcome.iterations
-        if outcome.returns is not None:
-            arrays[f"{outcome.row.method}/return"] = outcome.returns
+        found: dict[str, npt.NDArray[Any] | None] = {
+            "nme": outcome.errors,
+            "nme_inter_pupil": outcome.inter_pupil_errors,
+            "landmark_nme": None if outcome.landmark_errors is None else mean_over_faces(outcome.landmark_errors),
+            "iterations": outcome.iterations,
+        }
+        if outcome.episodes is not None:
+            found["return"] = outcome.episodes.returns
+            found["success"] = outcome.episodes.successes
+            found["rewards"] = outcome.episodes.rewards.astype(np.float32)
+        arrays |= {f"{outcome.row.method}/{key}": array for key, array in found.items() if array is not None}
     temporary, final = atomic_path(Path(path).with_suffix(".npz"))
     with temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -249,7 +323,7 @@ class Sheet:
     notes: tuple[str, ...] = ()
 
     def _is_text(self, column: int) -> bool:
-        return self.columns[column] in ("method", "source")
+        return self.columns[column] in ("method", "source", "compared")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Drawn for the terminal; without a frame, and with headings on several lines, where it would not fit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,18 @@ from agents.aligner import FaceAligner
 from agents.evaluation import (
     Outcome,
     Sheet,
-    episode_returns,
     evaluate_method,
     occlusion_table,
     paired_differences,
+    play_episodes,
     table,
     write_evaluation,
     write_tables,
 )
+from agents.face_figures import save_face_figures
 from agents.figures import save_figures
 from agents.paper_tables import PROTOCOLS, paper_tables
+from agents.rewards import reward_sheets
 from agents.training import AgentConfig, train_dcrn
 from face_align_env.crops import CROP_SIZE
 from face_align_env.datasets import DatasetNotFoundError, FaceDataset, dataset_class, dataset_splits, load_dataset
@@ -43,6 +45,12 @@ from pretrain.settings import settle
 WEIGHTS = "weights.safetensors"
 MEAN_CASCADES = (2, 4, 8)  # LRN-m of Table 6
 GEN_CASCADE = 8  # GEN-LRN8
+# DCRN's policy is pretrained as a cascade of this length; the paper does not say which. Eq. 3 stops after two or three
+# iterations: what a cascade of eight leaves to its last ones, such a policy never does. On 300W's full set, compact, at
+# alpha_2 = 2: 4.06 % after 2.7 iterations with four (16 epochs), 4.40 % after 2.2 with eight (10 epochs, which take
+# longer).
+POLICY_CASCADE = 4
+GEN_CASCADES = (POLICY_CASCADE, GEN_CASCADE)
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ def run(
     faces = FacesOnDevice(config.data, fabric.device)
     gen_config = replace(chosen.gen_training, seed=config.seed, epochs=config.gen_epochs or chosen.gen_training.epochs)
     lrn_config = replace(chosen.lrn_training, seed=config.seed, epochs=config.lrn_epochs or chosen.lrn_training.epochs)
-    stages = ["gen", *(f"lrn-{m}" for m in MEAN_CASCADES), f"gen-lrn{GEN_CASCADE}", "dcrn"]
+    stages = ["gen", *(f"lrn-{m}" for m in MEAN_CASCADES), *(f"gen-lrn{m}" for m in GEN_CASCADES), "dcrn"]
     console.print(
         f"Run in {folder}: {config.data.dataset}, {len(dataset)} training faces, {dataset.scheme.num_landmarks} "
         f"landmarks, preset {config.preset}, seed {config.seed}, on {fabric.device}."
@@ -129,7 +137,7 @@ def run(
             pretrain_gen(faces, chosen.gen, gen_config, folder / stage, fabric)
         elif stage == "dcrn":
             train_dcrn(
-                folder / f"gen-lrn{GEN_CASCADE}" / WEIGHTS,
+                pretrained_policy(folder),
                 replace(config.agent, seed=config.seed),
                 folder / stage,
                 device=str(fabric.device),
@@ -146,6 +154,64 @@ def run(
             pretrain_lrn(faces, chosen.lrn, lrn_config, folder / stage, fabric, gen, iterations)
     console.print(f"{len(stages) + 1}/{len(stages) + 1} evaluate")
     evaluate(folder, device=str(fabric.device), console=console)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What all splits of an evaluation have in common.
+
+    :param folder: of the run
+    :param config: of the run
+    :param data: what is measured on; its own splits are the run's test splits where ``own``
+    :param own: whether the run has learnt from this dataset
+    :param initializer: the run's GEN
+    :param training: lines about what its training faces lack of the protocol
+    :param device: where the networks run
+    :param seed: of the bootstrap intervals
+    :param console: where the tables go
+    """
+
+    folder: Path
+    config: RunConfig
+    data: Data
+    own: bool
+    initializer: GENInitializer
+    training: list[str]
+    device: str
+    seed: int
+    console: Console
+
+    @property
+    def source(self) -> str:
+        """What the run's rows are called beside the paper's."""
+        return "this run" if self.own else f"this run, trained on {self.config.data.dataset}"
+
+    @property
+    def settings(self) -> str:
+        """How the run was trained, for titles."""
+        return f"preset {self.config.preset}, seed {self.config.seed}{self.source.removeprefix('this run')}"
+
+    def name(self, kind: str, splits: Sequence[str]) -> str:
+        """Of a file: its kind, the dataset where it is not the run's, and splits."""
+        return "-".join([kind, *([] if self.own else [self.data.dataset]), *splits])
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A split that has been evaluated.
+
+    :param outcomes: its rows
+    :param num_faces: N
+    :param sheets: its tables
+    :param caveats: lines about what this copy of it lacks of the protocol
+    :param obstacle: see :func:`_obstacle`
+    """
+
+    outcomes: list[Outcome]
+    num_faces: int
+    sheets: list[Sheet]
+    caveats: list[str]
+    obstacle: str | None
 
 
 def evaluate(
@@ -172,7 +238,32 @@ def evaluate(
     :raises ValueError: the other dataset has no such landmarks
     """
     console = console or Console()
-    folder = Path(folder)
+    work = _begin_evaluation(Path(folder), root, on, device, seed, console)
+    dataset = work.data.dataset
+    measured: dict[str, _Measured] = {}
+    absent: DatasetNotFoundError | None = None
+    for split in splits or dataset_splits(dataset)[1:]:
+        try:
+            prepared = work.data.prepare(split, max_cached=2048)
+        except DatasetNotFoundError as error:
+            if splits:
+                raise
+            absent = error
+            console.print(f"Skipped {dataset} {split}: its data is not there (--split {split} says what is missing).")
+            continue
+        measured[split] = _evaluate_split(work, split, prepared)
+    if absent is not None and not measured:
+        raise absent
+    sheets = [sheet for found in measured.values() for sheet in found.sheets]
+    path = work.folder / f"{work.name('tables', splits or [])}.md"
+    heading = f"{work.folder.resolve().name} on {dataset}"
+    write_tables(path, heading, [*sheets, *_beside_the_paper(work, measured)])
+    console.print(f"Tables: {path}")
+
+
+def _begin_evaluation(
+    folder: Path, root: str | None, on: str | None, device: str, seed: int, console: Console
+) -> _Evaluation:
     config = RunConfig.read(folder)
     data = config.data
     own = on is None or on == data.dataset
@@ -181,78 +272,68 @@ def evaluate(
         data = Data(on, root, GEN.load(folder / "gen" / WEIGHTS).num_landmarks)
     elif root is not None:
         data = replace(data, root=root)
-    test_split = dataset_class(data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
     initializer = GENInitializer(folder / "gen" / WEIGHTS, device)
-    trained = "" if own else f", trained on {config.data.dataset}"
-    settings = f"preset {config.preset}, seed {config.seed}{trained}"
     training = _training_caveats(data if own else config.data)
-    measured: dict[str, list[Outcome]] = {}
-    counts: list[str] = []
-    lacking: list[str] = []
-    obstacle: str | None = None
-    sheets: list[Sheet] = []
-    absent: DatasetNotFoundError | None = None
-    for split in splits or dataset_splits(data.dataset)[1:]:
-        try:
-            prepared = data.prepare(split, max_cached=2048)
-        except DatasetNotFoundError as error:
-            if splits:
-                raise
-            absent = error
-            console.print(
-                f"Skipped {data.dataset} {split}: its data is not there (--split {split} says what is missing)."
-            )
-            continue
-        outcomes = _measure(folder, config, prepared, initializer, device, seed)
-        measured[split] = outcomes
-        counts.append(f"{split} {len(prepared):,} faces")
-        caveats = _caveats(prepared.dataset)
-        lacking += caveats
-        obstacle = _obstacle(prepared)
-        name = _name("evaluation", None if own else data.dataset, [] if split == test_split else [split])
-        write_evaluation(folder / f"{name}.json", prepared, config.seed, outcomes)
-        title = f"{data.dataset} {split}, {len(prepared)} faces, {settings}"
-        notes = [*caveats, *training]
-        shown = [
-            table(title, [outcome.row for outcome in outcomes], notes),
-            *filter(None, [occlusion_table(title, outcomes, prepared, notes)]),
-        ]
-        for sheet in shown:
-            console.print(sheet)
-        sheets += shown
-        by_name = {outcome.row.method: outcome for outcome in outcomes}
-        if "DCRN" in by_name and "LRN+Eq.3" in by_name:
-            changes = paired_differences(by_name["DCRN"], by_name["LRN+Eq.3"], seed)
-            parts = [f"{key} {mean:+.3f} ({low:+.3f} .. {high:+.3f})" for key, (mean, low, high) in changes.items()]
-            console.print(f"DCRN minus LRN+Eq.3, face by face: {', '.join(parts)}")
-        figures = save_figures(outcomes, title, folder / "figures" / (split if own else f"{data.dataset}-{split}"))
-        console.print(f"Results: {folder / name}.json, figures: {figures[0].parent}")
-    if absent is not None and not measured:
-        raise absent
+    return _Evaluation(folder, config, data, own, initializer, training, device, seed, console)
+
+
+def _evaluate_split(work: _Evaluation, split: str, prepared: PreparedFaces) -> _Measured:
+    """Measure all methods on a split; print its tables, write its figures and ``evaluation*.json``."""
+    outcomes = _measure(work, prepared)
+    test_split = dataset_class(work.data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
+    path = work.folder / f"{work.name('evaluation', [] if split == test_split else [split])}.json"
+    write_evaluation(path, prepared, work.config.seed, outcomes)
+    caveats = _caveats(prepared.dataset)
+    title = f"{work.data.dataset} {split}, {len(prepared)} faces, {work.settings}"
+    notes = [*caveats, *work.training]
+    shown = [
+        table(title, [outcome.row for outcome in outcomes], notes),
+        *filter(None, [occlusion_table(title, outcomes, prepared, notes)]),
+    ]
+    for sheet in shown:
+        work.console.print(sheet)
+    _print_what_rl_changed(work, outcomes)
+    figures = work.folder / "figures" / (split if work.own else f"{work.data.dataset}-{split}")
+    save_figures(outcomes, title, figures)
+    save_face_figures(outcomes, prepared, title, figures)
+    work.console.print(f"Results: {path}, figures: {figures}")
+    sheets = [*shown, *reward_sheets(title, outcomes)]
+    return _Measured(outcomes, len(prepared), sheets, caveats, _obstacle(prepared))
+
+
+def _print_what_rl_changed(work: _Evaluation, outcomes: Sequence[Outcome]) -> None:
+    by_name = {outcome.row.method: outcome for outcome in outcomes}
+    if "DCRN" in by_name and "LRN+Eq.3" in by_name:
+        changes = paired_differences(by_name["DCRN"], by_name["LRN+Eq.3"], work.seed)
+        parts = [f"{key} {mean:+.3f} ({low:+.3f} .. {high:+.3f})" for key, (mean, low, high) in changes.items()]
+        work.console.print(f"DCRN minus LRN+Eq.3, face by face: {', '.join(parts)}")
+
+
+def _beside_the_paper(work: _Evaluation, measured: Mapping[str, _Measured]) -> list[Sheet]:
+    """The paper's tables with the run's rows, printed; none where the figures do not compare."""
+    obstacle = next((found.obstacle for found in measured.values() if found.obstacle), None)
     if obstacle:
-        console.print(f"The paper's tables are left out: {obstacle}.")
-    else:
-        notes = [f"this run: {data.dataset}, {', '.join(counts)}, {settings}", *lacking, *training]
-        beside = paper_tables(data.dataset, measured, f"this run{trained}", notes)
-        for sheet in beside:
-            console.print(sheet)
-        sheets += beside
-    path = folder / f"{_name('tables', None if own else data.dataset, splits or [])}.md"
-    write_tables(path, f"{folder.resolve().name} on {data.dataset}", sheets)
-    console.print(f"Tables: {path}")
+        work.console.print(f"The paper's tables are left out: {obstacle}.")
+        return []
+    counts = [f"{split} {found.num_faces:,} faces" for split, found in measured.items()]
+    lacking = [line for found in measured.values() for line in found.caveats]
+    notes = [f"this run: {work.data.dataset}, {', '.join(counts)}, {work.settings}", *lacking, *work.training]
+    outcomes = {split: found.outcomes for split, found in measured.items()}
+    sheets = paper_tables(work.data.dataset, outcomes, work.source, notes)
+    for sheet in sheets:
+        work.console.print(sheet)
+    return sheets
 
 
-def _measure(
-    folder: Path, config: RunConfig, prepared: PreparedFaces, initializer: GENInitializer, device: str, seed: int
-) -> list[Outcome]:
+def _measure(work: _Evaluation, prepared: PreparedFaces) -> list[Outcome]:
     """Every method of a run on the faces of a split, and the episodes of those that have some."""
     outcomes = []
-    for method, aligner in methods(folder, config, device):
-        outcome = evaluate_method(method, aligner, prepared, seed)
+    for method, aligner in methods(work.folder, work.config, work.device):
+        outcome = evaluate_method(method, aligner, prepared, work.seed)
         if method in ("LRN+Eq.3", "DCRN"):
             assert aligner.lrn is not None
-            returns, successes = episode_returns(aligner.lrn, prepared, initializer, alpha_2=config.alpha_2)
-            outcome = outcome.with_episodes(returns, successes)
+            alpha_2 = work.config.alpha_2
+            outcome = outcome.with_episodes(play_episodes(aligner.lrn, prepared, work.initializer, alpha_2=alpha_2))
         outcomes.append(outcome)
     return outcomes
 
@@ -267,10 +348,6 @@ def _obstacle(prepared: PreparedFaces) -> str | None:
         f"they are of {protocol.num_landmarks} landmarks and the normaliser '{protocol.normalizer}', "
         f"these figures of {found[0]} and '{found[1]}'"
     )
-
-
-def _name(kind: str, dataset: str | None, splits: Sequence[str]) -> str:
-    return "-".join([kind, *([] if dataset is None else [dataset]), *splits])
 
 
 def _caveats(dataset: FaceDataset) -> list[str]:
@@ -296,14 +373,21 @@ def methods(folder: Path, config: RunConfig, device: str) -> Iterator[tuple[str,
             notes: dict[str, Any] = load_weights(path, "lrn")[2]
             start = MeanStart(torch.tensor(notes["mean_shape"]))
             yield f"LRN-{m}", FaceAligner(start, LRN.load(path), alpha_2=None, max_iterations=m, device=device)
-    cascade = folder / f"gen-lrn{GEN_CASCADE}" / WEIGHTS
-    if cascade.is_file():
-        lrn = LRN.load(cascade)
-        yield f"GEN-LRN{GEN_CASCADE}", FaceAligner(gen, lrn, None, GEN_CASCADE, device=device)
-        yield "LRN+Eq.3", FaceAligner(gen, lrn, config.alpha_2, MAX_ITERATIONS, device=device)
+    for m in GEN_CASCADES:
+        path = folder / f"gen-lrn{m}" / WEIGHTS
+        if path.is_file():
+            yield f"GEN-LRN{m}", FaceAligner(gen, LRN.load(path), None, m, device=device)
+    pretrained = pretrained_policy(folder)
+    if pretrained.is_file():
+        yield "LRN+Eq.3", FaceAligner(gen, LRN.load(pretrained), config.alpha_2, MAX_ITERATIONS, device=device)
     agent = folder / "dcrn" / WEIGHTS
     if agent.is_file():
         yield "DCRN", FaceAligner(gen, LRN.load(agent), config.alpha_2, MAX_ITERATIONS, device=device)
+
+
+def pretrained_policy(folder: Path) -> Path:
+    """The weights that DCRN starts from and LRN+Eq.3 is."""
+    return folder / f"gen-lrn{POLICY_CASCADE}" / WEIGHTS
 
 
 def _options(config: RunConfig) -> dict[str, Any]:

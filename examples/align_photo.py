@@ -1,10 +1,11 @@
-"""Landmarks for the faces of a photo, by the DCRN that `make demo` has trained into runs/demo.
+"""Landmarks for the faces of a photo, by the DCRN that `make demo` has trained into runs/demo, or by a released one.
 
     python examples/align_photo.py
+    python examples/align_photo.py photo.jpg --pretrained 300w-68
     python examples/align_photo.py photo.jpg --box 80 60 260 240 --box 300 70 470 240 --run runs/300w-compact
 
-Without a photo one is drawn: a synthetic face of the test split. A face's box goes from eyebrow to chin and from ear
-to ear, as face detectors and the landmarks' own bounding box have it.
+Without a photo one is drawn: a synthetic face of the test split. Without boxes, faces are looked for with OpenCV's
+cascades. A face's box goes from eyebrow to chin and from ear to ear, as the landmarks' own bounding box has it.
 """
 
 from __future__ import annotations
@@ -40,22 +41,28 @@ def main() -> None:
     parser.add_argument(
         "--box", type=float, nargs=4, action="append", metavar=("X0", "Y0", "X1", "Y1"), help="of a face; repeat"
     )
-    parser.add_argument("--run", default="runs/demo", help="folder of a run of face-align (default: %(default)s)")
+    networks = parser.add_mutually_exclusive_group()
+    networks.add_argument("--run", default="runs/demo", help="folder of a run of face-align (default: %(default)s)")
+    networks.add_argument("--pretrained", metavar="NAME", help="released weights instead of a run's: 300w-68, ...")
     parser.add_argument("--timesteps", type=int, default=10, help="iterations at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which synthetic face (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/examples"), help="folder (default: %(default)s)")
     args = parser.parse_args()
-    if (args.photo is None) != (args.box is None):
-        parser.error("A photo needs a --box X0 Y0 X1 Y1 for each of its faces, and a box needs a photo.")
+    if args.photo is None and args.box is not None:
+        parser.error("A box needs a photo.")
 
     try:
-        aligner = FaceAligner.from_run(args.run)
+        aligner = FaceAligner.from_pretrained(args.pretrained) if args.pretrained else FaceAligner.from_run(args.run)
     except FileNotFoundError as error:
         parser.error(f"{error} 'make demo' trains one in about ten minutes.")
+    except ValueError as error:
+        parser.error(str(error))
     aligner.max_iterations = args.timesteps
     args.output.mkdir(parents=True, exist_ok=True)
     photo, boxes = (args.photo, args.box) if args.photo else synthetic_photo(args.seed, args.output)
     alignments = aligner(photo, boxes)
+    if not alignments:
+        print("No face was found. Say where it is: --box X0 Y0 X1 Y1")
 
     picture = enlarge(read_image(photo))
     for number, alignment in enumerate(alignments):

@@ -63,6 +63,9 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
     - `+10` instead, at a terminal state
     - `-10` instead, when `max_iterations` have passed without one
 
+    `reward="dense"` gives 100 (NME(x_{t-1}) - NME(x_t)) instead, whatever the state; `iteration_cost` is taken from
+    every reward of either kind.
+
     ## Starting State
 
     One face of the dataset: the training split is played in shuffled passes (each face once in a pass), any other
@@ -118,6 +121,8 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
     | `beta_1`          | **float**                    | `0.03`        | Eq. 4: the relative reduction of NME that earns +1                 |
     | `beta_2`          | **float**                    | `-0.02`       | Eq. 4: the relative reduction at or below which it costs -1        |
     | `max_iterations`  | **int**                      | `10`          | Length of an episode at most                                       |
+    | `reward`          | **str**                      | `"paper"`     | `"paper"`: Eq. 4; `"dense"`: the reduction of NME, percent         |
+    | `iteration_cost`  | **float**                    | `0.0`         | Taken from every reward                                            |
     | `action_limit`    | **float**                    | `32.0`        | Largest increment of a coordinate, pixels                          |
     | `patch_size`      | **int**                      | `30`          | Side of a patch, pixels                                            |
     | `normalizer`      | **str**                      | `None`        | Eq. 2's d: `"inter_ocular"`, `"inter_pupil"` or `"face_size"`; None: the dataset's own |

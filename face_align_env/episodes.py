@@ -100,6 +100,8 @@ def make_task(
     beta_1: float = mdp.MDPParameters.beta_1,
     beta_2: float = mdp.MDPParameters.beta_2,
     max_iterations: int = mdp.MAX_ITERATIONS,
+    reward: str = mdp.MDPParameters.reward,
+    iteration_cost: float = mdp.MDPParameters.iteration_cost,
     action_limit: float = DEFAULT_ACTION_LIMIT,
     patch_size: int = PATCH_SIZE,
     normalizer: str | None = None,
@@ -135,7 +137,7 @@ def make_task(
         return PreparedFaces(train, margin=prepared.margin).mean_shape()
 
     if isinstance(initializer, str) and initializer == "gen":
-        initializer = released_gen(prepared.scheme) or "mean"
+        initializer = released_gen(prepared.scheme, faces.name) or "mean"
         if initializer == "mean":
             warnings.warn(
                 f"There are no released GEN weights for {prepared.scheme.num_landmarks} landmarks: episodes start from "
@@ -147,7 +149,13 @@ def make_task(
         source=source,
         initializer=make_initializer(initializer, prepared.scheme, mean_shape, device),
         parameters=mdp.MDPParameters(
-            alpha_1, faces.alpha_2 if alpha_2 is None else alpha_2, beta_1, beta_2, max_iterations
+            alpha_1,
+            faces.alpha_2 if alpha_2 is None else alpha_2,
+            beta_1,
+            beta_2,
+            max_iterations,
+            reward,
+            iteration_cost,
         ),
         termination=termination,
         action_limit=float(action_limit),
@@ -325,7 +333,11 @@ class EpisodeBatch:
         known_nme = nme_after if task.termination == "oracle" else 0.0
         terminated = mdp.is_terminal(known_nme, a, parameters.alpha_1, parameters.alpha_2)
         timeout = t >= parameters.max_iterations
-        rewards = mdp.reward(nme_before, nme_after, terminated, timeout, parameters.beta_1, parameters.beta_2)
+        if parameters.reward == "dense":
+            rewards = mdp.dense_reward(nme_before, nme_after)
+        else:
+            rewards = mdp.reward(nme_before, nme_after, terminated, timeout, parameters.beta_1, parameters.beta_2)
+        rewards = rewards - parameters.iteration_cost
         if not task.learned_history:
             d_next = np.concatenate([a / task.action_limit, self.history[slots]], axis=1)[:, :HISTORY_SIZE]
 
@@ -367,7 +379,7 @@ class EpisodeBatch:
         p = self.task.patch_size
         caption = f"t = {self.t[slot]}   NME {100 * self.nme[slot]:.2f} %"
         if self.t[slot]:
-            caption += f"   reward {self.last_reward[slot]:+.0f}"
+            caption += f"   reward {self.last_reward[slot]:+.{0 if self.task.parameters.reward == 'paper' else 2}f}"
         return draw_state(
             self.padded[slot, p:-p, p:-p],
             self.task.source.prepared.scheme,

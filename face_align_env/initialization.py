@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from face_align_env.landmarks import LandmarkScheme
+from face_align_env.released import find_release, load_gen, released_names
+
+if TYPE_CHECKING:
+    from face_align_env.networks.gen import GEN
 
 
 @runtime_checkable
@@ -37,15 +41,15 @@ class MeanShape:
 class GENInitializer:
     """A trained Global Estimation Network.
 
-    :param path: its weights, as ``pretrain gen`` writes them
+    :param gen: the network, or the file with its weights, as ``pretrain gen`` writes them
     :param device: where to run it
     :raises FileNotFoundError, WeightsError: see :func:`face_align_env.networks.weights.load_weights`
     """
 
-    def __init__(self, path: str | os.PathLike[str], device: str = "cpu") -> None:
+    def __init__(self, gen: GEN | str | os.PathLike[str], device: str = "cpu") -> None:
         from face_align_env.networks.gen import GEN
 
-        self.gen = GEN.load(path, device=device).eval()
+        self.gen = gen.to(device).eval() if isinstance(gen, GEN) else GEN.load(gen, device=device).eval()
         self.num_landmarks = self.gen.num_landmarks
 
     def __call__(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -64,22 +68,28 @@ def make_initializer(
 ) -> Initializer:
     """The initializer that a keyword of ``gym.make`` names.
 
-    :param initializer: ``"mean"``, the path of GEN's weights (``.safetensors``), or a callable
+    :param initializer: ``"mean"``, the name of released weights (:func:`face_align_env.released.released_names`), the
+        path of GEN's weights (``.safetensors``), or a callable
     :param scheme: the landmarks that it must give
     :param mean_shape: gives the training set's mean shape, (K, 2) crop pixels; called only for ``"mean"``
     :param device: where GEN runs
-    :raises ValueError: a name that is neither ``"mean"`` nor a file, or weights of another scheme
+    :raises ValueError: a name that is neither ``"mean"`` nor a release nor a file, or weights of another scheme
+    :raises WeightsError: the file is damaged, or no GEN's; a released file is not the one that its card describes
     """
     if callable(initializer):
         return initializer
     if initializer == "mean":
         return MeanShape(mean_shape())
-    if not os.path.isfile(initializer):
+    names = released_names()
+    if initializer in names:
+        gen = GENInitializer(load_gen(find_release(str(initializer)), device), device)
+    elif os.path.isfile(initializer):
+        gen = GENInitializer(initializer, device)
+    else:
         raise ValueError(
-            f"initializer='{os.fspath(initializer)}' is neither 'gen', 'mean', a callable, nor a file with GEN's "
-            "weights. Train GEN with: face-align pretrain gen"
+            f"initializer='{os.fspath(initializer)}' is neither 'gen', 'mean', {_listed(names)}a callable, nor a file "
+            "with GEN's weights. Train GEN with: face-align pretrain gen"
         )
-    gen = GENInitializer(initializer, device)
     if gen.num_landmarks != scheme.num_landmarks:
         raise ValueError(
             f"'{os.fspath(initializer)}' predicts {gen.num_landmarks} landmarks, the dataset has "
@@ -88,9 +98,20 @@ def make_initializer(
     return gen
 
 
-def released_gen(scheme: LandmarkScheme) -> str | None:
-    """Path of the released GEN weights for a scheme, or None where there are none."""
-    from importlib.resources import files
+def released_gen(scheme: LandmarkScheme, dataset: str = "300w") -> str | None:
+    """The release whose GEN starts episodes on a dataset, or None where there is none for the scheme.
 
-    path = files("face_align_env") / "weights" / f"gen-{scheme.num_landmarks}.safetensors"
-    return str(path) if path.is_file() else None
+    Synthetic faces start from what has learnt from synthetic faces, all others from what has learnt from photos; where
+    there is only the other kind, from that: a coarse shape is a better start than the mean shape.
+
+    :param scheme: the landmarks
+    :param dataset: name of the dataset
+    :return: name of the release
+    """
+    synthetic = dataset.startswith("synthetic")
+    names = [name for name in released_names() if name.endswith(f"-{scheme.num_landmarks}")]
+    return min(names, key=lambda name: (name.startswith("synthetic") != synthetic, name), default=None)
+
+
+def _listed(names: list[str]) -> str:
+    return f"released weights ({', '.join(names)}), " if names else ""

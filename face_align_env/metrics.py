@@ -57,6 +57,59 @@ def normalizing_distance(
     return d
 
 
+def landmark_errors(
+    shapes: npt.NDArray[np.float32],
+    landmarks: npt.NDArray[np.float32],
+    d: Floats,
+    counted: npt.NDArray[np.bool_] | None = None,
+) -> Floats:
+    """The terms of Eq. 2 before their mean: the mean over a face's landmarks is its NME.
+
+    :param shapes: (N, K, 2), pixels
+    :param landmarks: (N, K, 2) ground truth, pixels
+    :param d: (N,) normalising distances, pixels
+    :param counted: (N, K), the landmarks that Eq. 2 counts; None: all
+    :return: (N, K) float64, fractions; NaN where a landmark does not count
+    """
+    errors = euclidean(shapes - landmarks) / np.asarray(d, dtype=np.float64)[:, None]
+    return errors if counted is None else np.where(counted, errors, np.nan)
+
+
+def mean_over_faces(errors: Floats) -> Floats:
+    """(K,) mean error of each landmark over the faces in which it counts; NaN where it counts in none.
+
+    :param errors: (N, K), see :func:`landmark_errors`
+    """
+    known = ~np.isnan(errors)
+    total = np.where(known, errors, 0).sum(axis=0)
+    return np.divide(total, known.sum(axis=0), out=np.full(errors.shape[1], np.nan), where=known.any(axis=0))
+
+
+def asymmetry(landmarks: npt.NDArray[np.float32], counted: npt.NDArray[np.bool_] | None = None) -> Floats:
+    """How far faces are turned to a side, from their shapes alone; for every landmark scheme.
+
+    The points on a face's mid-line stand out from the eyes towards the camera, so they move to one side when the head
+    turns. This is how far their mean lies from the middle of the outer eye corners, along the line through these two,
+    in halves of their distance: 0 from the front, about 1 where the mid-line passes one of the corners. Rolling the
+    head, size and mirroring change nothing.
+
+    :param landmarks: (N, K, 2), any unit
+    :param counted: (N, K), the landmarks that are annotated; None: all
+    :return: (N,) float64; NaN for a face in which an outer eye corner, or the whole mid-line, is not annotated
+    """
+    scheme = get_scheme(landmarks.shape[-2])
+    points = landmarks.astype(np.float64)
+    known = np.ones(points.shape[:2], dtype=np.bool_) if counted is None else counted
+    middle = np.flatnonzero(scheme.mirror_permutation == np.arange(scheme.num_landmarks))
+    right, left = (points[:, corner] for corner in scheme.outer_eye_corners)
+    weights = known[:, middle, None].astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mid_line = (points[:, middle] * weights).sum(axis=1) / weights.sum(axis=1)
+        half = (left - right) / 2
+        offset = ((mid_line - (left + right) / 2) * half).sum(axis=1) / (half * half).sum(axis=1)
+    return np.where(known[:, list(scheme.outer_eye_corners)].all(axis=1), np.abs(offset), np.nan)
+
+
 def failure_rate(errors: npt.ArrayLike, threshold: float = FAILURE_THRESHOLD) -> float:
     """Fraction of faces whose NME exceeds ``threshold``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import subprocess
@@ -13,12 +14,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from writers.release import card_of, micro_gen, micro_lrn, write_bundle
 
 from agents.runs import RunConfig
+from face_align_env import released
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
+from pretrain.recipes import Data
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -119,9 +123,48 @@ def test_align_photo_takes_the_boxes_of_a_photo(run: Run, tmp_path: Path, micro_
     assert [line.split(":")[0] for line in lines[:2]] == ["face 0", "face 1"]
 
 
+def test_align_photo_looks_for_the_faces_of_a_photo(run: Run, tmp_path: Path, micro_run: Path) -> None:
+    photo = tmp_path / "nobody.png"
+    cv2.imwrite(str(photo), np.full((200, 300, 3), 128, dtype=np.uint8))
+    lines = run("align_photo", photo, "--run", micro_run, "--output", tmp_path)
+    assert lines[0].startswith("No face was found")
+    assert cv2.imread(str(tmp_path / "aligned.png")) is not None
+
+
+def test_align_photo_takes_released_weights(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(released, "FOLDER", tmp_path)
+    path, gen, lrn = tmp_path / "300w-29.safetensors", micro_gen(29), micro_lrn(29)
+    write_bundle(path, gen, lrn)
+    path.with_suffix(".json").write_text(json.dumps(card_of(path, gen, lrn)))
+    lines = run("align_photo", "--pretrained", "300w-29", "--output", tmp_path)
+    assert lines[0].startswith("face 0: 29 landmarks")
+
+
+def test_align_photo_says_which_weights_there_are(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(released, "FOLDER", tmp_path)
+    with pytest.raises(SystemExit):
+        run("align_photo", "--pretrained", "300w-68", "--output", tmp_path)
+    assert "no released weights '300w-68'" in capsys.readouterr().err
+
+
 def test_align_photo_without_a_run_says_how_to_get_one(run: Run, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         run("align_photo", "--run", tmp_path / "none", "--output", tmp_path)
+
+
+def test_compare_peers_puts_dlib_beside_the_run(run: Run, tmp_path: Path, micro_run: Path) -> None:
+    pytest.importorskip("dlib")
+    (micro_run / "config.json").unlink()
+    RunConfig(Data(options={"size": 6}), "tiny", alpha_2=3.0).write(micro_run)
+    small = ("--run", micro_run, "--peers", tmp_path / "peers", "--faces", 4, "--trees", 2, "--oversampling", 2)
+    lines = run("compare_peers", *small)
+    assert lines[0].startswith(f"dlib: {tmp_path / 'peers' / 'dlib.dat'}, ")
+    assert [row["method"] for row in json.loads((micro_run / "peers.json").read_text())["rows"]] == [
+        "GEN", "DCRN", "dlib",
+    ]  # fmt: skip
+    assert run("compare_peers", *small)[0].endswith("was there")
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in EXAMPLES.glob("*.py")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from writers.release import card_of, micro_gen, write_bundle
 
 from agents.aligner import FaceAligner, draw_alignments
 from agents.runs import RunConfig
+from face_align_env import released
 from face_align_env.crops import crop_transform, cut, invert_transform, transform_points
 from face_align_env.datasets import FaceDataset
 from face_align_env.datasets.base import BadFaceError
@@ -21,6 +24,7 @@ from face_align_env.networks.cascade import MeanStart, cascade
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
+from face_align_env.released import load_networks
 
 
 @pytest.fixture
@@ -170,6 +174,7 @@ def test_landmarks_are_pixels_of_the_photo(toy_dataset: Any, gen: GEN, lively: L
         assert alignment.iterations == 3
         assert len(alignment.trajectory) == 4
         assert alignment.landmarks.dtype == np.float32
+        np.testing.assert_array_equal(alignment.box, box)
         centre = alignment.landmarks.mean(0)
         assert (box[:2] < centre).all()
         assert (centre < box[2:]).all()
@@ -246,6 +251,40 @@ def test_a_run_gives_its_aligner(gen: GEN, lively: LRN, crops: np.ndarray, tmp_p
     aligner = FaceAligner.from_run(tmp_path)
     assert aligner.alpha_2 == 2.5
     np.testing.assert_array_equal(aligner.align_crops(crops)[0], FaceAligner(gen, lively, 2.5).align_crops(crops)[0])
+
+
+def test_released_weights_give_their_aligner(
+    lively: LRN, crops: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(released, "FOLDER", tmp_path)
+    with pytest.raises(ValueError, match="no released weights '300w-68'"):
+        FaceAligner.from_pretrained()
+    path, gen = tmp_path / "300w-68.safetensors", micro_gen()
+    write_bundle(path, gen, lively)
+    path.with_suffix(".json").write_text(json.dumps(card_of(path, gen, lively, alpha_2=2.5, margin=0.3)))
+    aligner = FaceAligner.from_pretrained("300w-68", dtype=torch.bfloat16)
+    assert (aligner.alpha_2, aligner.margin) == (2.5, 0.3)
+    assert {parameter.dtype for parameter in aligner.start.parameters()} == {torch.bfloat16}
+    networks = load_networks(released.find_release("300w-68"))
+    expected = FaceAligner(*networks, alpha_2=2.5, margin=0.3).align_crops(crops)
+    np.testing.assert_array_equal(FaceAligner.from_pretrained().align_crops(crops)[0], expected[0])
+
+
+def test_without_boxes_the_faces_are_detected(
+    toy_dataset: Any, gen: GEN, lively: LRN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    face = toy_dataset("test")[0]
+    aligner = FaceAligner(gen, lively)
+    monkeypatch.setattr("agents.aligner.detect_faces", lambda image: np.stack([face.box, face.box + 5]))
+    detected, given = aligner(face.image), aligner(face.image, [face.box, face.box + 5])
+    assert len(detected) == 2
+    for one, other in zip(detected, given, strict=True):
+        np.testing.assert_array_equal(one.landmarks, other.landmarks)
+        np.testing.assert_array_equal(one.box, other.box)
+
+
+def test_a_photo_without_faces_gives_none(gen: GEN, lively: LRN) -> None:
+    assert FaceAligner(gen, lively)(np.full((200, 300, 3), 128, np.uint8)) == []
 
 
 def test_drawing_marks_the_landmarks_on_a_copy(toy_dataset: Any, gen: GEN, lively: LRN) -> None:

@@ -21,8 +21,8 @@ from pretrain import recipes
 from pretrain.loop import TrainingConfig
 from pretrain.recipes import Recipe
 
-METHODS = ["GEN", "LRN-2", "LRN-4", "LRN-8", "GEN-LRN8", "LRN+Eq.3", "DCRN"]
-STAGES = ["gen", "lrn-2", "lrn-4", "lrn-8", "gen-lrn8", "dcrn"]
+METHODS = ["GEN", "LRN-2", "LRN-4", "LRN-8", "GEN-LRN4", "GEN-LRN8", "LRN+Eq.3", "DCRN"]
+STAGES = ["gen", "lrn-2", "lrn-4", "lrn-8", "gen-lrn4", "gen-lrn8", "dcrn"]
 COMMON = ("--dataset", "--root", "--preset", "--device", "--seed")
 RUN = [
     *("run", "--dataset", "synthetic", "--option", "size=8", "--preset", "micro", "--name", "toy"),
@@ -92,7 +92,7 @@ def test_a_run_does_all_of_it_and_goes_on_where_it_stopped(
     assert [iterations[f"LRN-{m}"] for m in (2, 4, 8)] == [2, 4, 8]
     assert (iterations["GEN"], iterations["GEN-LRN8"]) == (0, 8)
     assert 1 <= iterations["DCRN"] <= 10
-    assert len(list((folder / "figures" / "test").glob("*.png"))) == 4
+    assert len(list((folder / "figures" / "test").glob("*.png"))) == 8
     assert all(method in output for method in METHODS)
     assert str(Path("runs") / "toy") in output, "it says where the results are"
     assert "complete" not in output

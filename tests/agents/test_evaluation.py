@@ -17,6 +17,7 @@ from rich.console import Console
 
 from agents.aligner import FaceAligner
 from agents.evaluation import (
+    Episodes,
     Group,
     Outcome,
     Row,
@@ -26,13 +27,13 @@ from agents.evaluation import (
     nme_by_occlusion,
     occlusion_table,
     paired_differences,
+    play_episodes,
     read_rows,
     table,
     write_evaluation,
     write_tables,
 )
-from agents.figures import save_figures
-from face_align_env.datasets.base import read_image
+from agents.rewards import reward_counts, reward_sheets
 from face_align_env.initialization import MeanShape
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.lrn import LRN
@@ -69,6 +70,12 @@ def test_a_row_is_what_its_names_say(aligner: FaceAligner, faces: PreparedFaces)
     np.testing.assert_array_equal(outcome.iterations, iterations)
     assert outcome.error_path.shape == (5, 7)
     np.testing.assert_allclose(outcome.error_path[0], by_hand(trajectories[:, 0], faces), rtol=1e-5)
+    assert outcome.shapes is not None
+    np.testing.assert_array_equal(outcome.shapes, trajectories[:, -1])
+    assert outcome.landmark_errors is not None
+    assert outcome.landmark_errors.shape == (7, 68)
+    np.testing.assert_allclose(outcome.landmark_errors.mean(1), outcome.errors, rtol=1e-6)
+    assert outcome.episodes is outcome.returns is None
 
     row = outcome.row
     assert row.method == "DCRN"
@@ -94,6 +101,9 @@ def test_landmarks_that_are_not_annotated_do_not_count(aligner: FaceAligner, fac
     distances = np.hypot(*np.moveaxis(trajectories[:, -1] - truth, -1, 0))
     errors = distances[:, 60:].mean(1) / np.hypot(*(truth[:, 36] - truth[:, 45]).T)
     np.testing.assert_allclose(outcome.errors, errors, rtol=1e-5)
+    assert outcome.landmark_errors is not None
+    assert np.isnan(outcome.landmark_errors[:, :60]).all()
+    np.testing.assert_allclose(outcome.landmark_errors[:, 60:].mean(1), outcome.errors, rtol=1e-6)
 
 
 @pytest.mark.parametrize("num_envs", [3, 64])
@@ -101,27 +111,69 @@ def test_returns_are_those_of_playing_each_face(
     toy_env: Any, new_lrn: Callable[..., LRN], faces: PreparedFaces, mean_shape: np.ndarray, num_envs: int
 ) -> None:
     lrn, options = new_lrn(gain=1.5), {"alpha_1": 0.12, "max_iterations": 4}
-    returns, successes = episode_returns(lrn, faces, MeanShape(mean_shape), num_envs, **options)
+    episodes = play_episodes(lrn, faces, MeanShape(mean_shape), num_envs, **options)
+    returns, successes = episodes.returns, episodes.successes
     assert returns.shape == successes.shape == (7,)
+    for found, same in zip(episode_returns(lrn, faces, MeanShape(mean_shape), num_envs, **options),
+                           (returns, successes), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(found, same)
     env = toy_env(True, "test", termination="oracle", **options)
     for i in range(6):
         observation, _ = env.reset(options={"index": i})
-        total, over = 0.0, False
+        rewards: list[float] = []
+        over = False
         while not over:
             with torch.inference_mode():
                 a, d = lrn(*(torch.from_numpy(observation[key])[None] for key in ("patches", "history")))
             observation, reward, terminated, truncated, _ = env.step(torch.cat([a, d], 1)[0].numpy())
-            total, over = total + reward, terminated or truncated
-        assert returns[i] == total
+            rewards.append(float(reward))
+            over = terminated or truncated
+        assert returns[i] == sum(rewards)
+        assert episodes.rewards[: len(rewards), i].tolist() == rewards
+        assert np.isnan(episodes.rewards[len(rewards) :, i]).all()
+        assert episodes.lengths[i] == len(rewards)
         assert successes[i] == terminated
     assert 0 < successes.sum() < 7, "some faces end well, some do not"
+
+
+NO = np.nan
+# Five episodes: ends at once; improves twice, then ends; stalls once, then ends; worsens, then ends; never ends.
+EPISODES = Episodes(
+    np.array([[10, 1, 0, -1, 1], [NO, 1, 10, 10, 0], [NO, 10, NO, NO, -1], [NO, NO, NO, NO, -10]]),
+    np.array([True, True, True, True, False]),
+)
+
+
+def test_returns_and_their_ceiling_by_hand() -> None:
+    assert EPISODES.returns.tolist() == [10, 12, 10, 9, -10]
+    np.testing.assert_allclose(EPISODES.discounted(), [10, 1 + 0.9 + 8.1, 9, -1 + 9, 1 - 0.81 - 7.29], rtol=1e-12)
+    assert EPISODES.lengths.tolist() == [1, 3, 2, 2, 4]
+    assert EPISODES.saturated.tolist() == [True, True, False, False, False]
+    assert EPISODES.discounted().max() <= 10 + 1e-9
+    # in the order +10, +1, 0, -1, -10
+    assert reward_counts(EPISODES).tolist() == [[1, 2, 1, 1, 0], [2, 1, 1, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+
+
+def test_the_sheets_of_rewards_say_what_was_paid() -> None:
+    by_iteration, returns = reward_sheets(
+        "toys", [of_errors([0.1], "GEN"), of_errors([0.1] * 5).with_episodes(EPISODES)]
+    )
+    assert by_iteration.columns == ("method", "iteration", "rewards", "+10 %", "+1 %", "0 %", "-1 %", "-10 %")
+    assert by_iteration.rows[0] == ("DCRN", "1", "5", "20.0", "40.0", "20.0", "20.0", "0.0")
+    assert by_iteration.rows[-2] == ("DCRN", "4", "1", "0.0", "0.0", "0.0", "0.0", "100.0")
+    assert by_iteration.rows[-1] == ("DCRN", "all", "12", "33.3", "25.0", "16.7", "16.7", "8.3")
+    assert returns.rows == (("DCRN", "+6.20", f"{(10 + 10 + 9 + 8 - 7.1) / 5:+.2f}", "40.0", "80.0", "2.40"),)
+    long = Episodes(np.ones((7, 1)), np.array([False]))
+    sheet, _ = reward_sheets("toys", [of_errors([0.1]).with_episodes(long)])
+    assert [row[1:3] for row in sheet.rows[-2:]] == [("5 to 7", "3"), ("all", "7")]
+    assert reward_sheets("toys", [of_errors([0.1])]) == []
 
 
 def outcomes(aligner: FaceAligner, faces: PreparedFaces) -> list[Outcome]:
     gen = evaluate_method("GEN", FaceAligner(aligner.start, None), faces)
     dcrn = evaluate_method("DCRN", aligner, faces)
-    returns, successes = np.arange(7.0), np.array([True] * 3 + [False] * 4)
-    return [gen, dcrn.with_episodes(returns, successes)]
+    rewards = np.stack([np.arange(7.0), [NO] * 3 + [0.0] * 4])
+    return [gen, dcrn.with_episodes(Episodes(rewards, np.array([True] * 3 + [False] * 4)))]
 
 
 def test_the_json_has_the_documented_keys(aligner: FaceAligner, faces: PreparedFaces, tmp_path: Path) -> None:
@@ -141,7 +193,13 @@ def test_the_json_has_the_documented_keys(aligner: FaceAligner, faces: PreparedF
     np.testing.assert_array_equal(arrays["DCRN/iterations"], measured[1].iterations)
     assert arrays["ids"].tolist() == faces.ids
     np.testing.assert_array_equal(arrays["DCRN/return"], np.arange(7.0))
-    assert "GEN/return" not in arrays
+    np.testing.assert_array_equal(arrays["DCRN/nme_inter_pupil"], measured[1].inter_pupil_errors)
+    assert arrays["DCRN/nme_inter_pupil"].mean() == pytest.approx(measured[1].row.nme_inter_pupil / 100)  # type: ignore[operator]
+    assert arrays["DCRN/landmark_nme"].shape == (68,)
+    assert arrays["DCRN/landmark_nme"].mean() == pytest.approx(measured[1].errors.mean())
+    assert arrays["DCRN/success"].tolist() == [True] * 3 + [False] * 4
+    np.testing.assert_array_equal(arrays["DCRN/rewards"], measured[1].episodes.rewards)  # type: ignore[union-attr]
+    assert not {"GEN/return", "GEN/rewards", "GEN/success"} & set(arrays)
     assert (measured[1].row.mean_return, measured[1].row.success_rate) == (3.0, pytest.approx(300 / 7))
 
 
@@ -253,17 +311,3 @@ def test_the_markdown_says_what_the_table_says(tmp_path: Path) -> None:
     written = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert drawn == [[cell.strip() for cell in cells] for cells in written if not set("".join(cells)) <= set("-:")]
     assert len(drawn) == 6
-
-
-def test_figures_are_written(aligner: FaceAligner, faces: PreparedFaces, tmp_path: Path) -> None:
-    paths = save_figures(outcomes(aligner, faces), "toys", tmp_path)
-    assert {path.stem for path in paths} == {
-        "ced", "iterations", "iterations-by-initial-error", "error-by-iteration",
-    }  # fmt: skip
-    for path in paths:
-        image = read_image(path)
-        assert min(image.shape[:2]) > 300
-        assert image.std() > 5, "not empty"
-    assert sorted(tmp_path.iterdir()) == sorted(paths), "no temporary file is left"
-    only_gen = save_figures(outcomes(aligner, faces)[:1], "toys", tmp_path / "gen")
-    assert [path.stem for path in only_gen] == ["ced"]

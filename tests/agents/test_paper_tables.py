@@ -167,11 +167,12 @@ def run(
 ) -> Callable[..., tuple[Path, str]]:
     """``run(dataset="300w", splits=None, on=None)`` evaluates untrained networks; its folder, and what it prints."""
     monkeypatch.setattr(runs, "save_figures", lambda outcomes, title, folder: [folder / "ced.png"])
+    monkeypatch.setattr(runs, "save_face_figures", lambda outcomes, prepared, title, folder: [])
     monkeypatch.chdir(tmp_path)  # the folder's path is short enough for a line
     folder = Path("toy")
     torch.manual_seed(0)
     GEN(GENConfig(input_size=16, width=4, hidden=16), mean_shape).save(folder / "gen" / "weights.safetensors")
-    for stage in ("gen-lrn8", "dcrn"):
+    for stage in ("gen-lrn4", "gen-lrn8", "dcrn"):
         new_lrn().save(folder / stage / "weights.safetensors")
 
     def call(dataset: str = "300w", splits: list[str] | None = None, on: str | None = None) -> tuple[Path, str]:

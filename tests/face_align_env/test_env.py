@@ -245,6 +245,21 @@ def test_every_parameter_reaches_the_dynamics(toy_dataset: Toy) -> None:
     assert env.step(large_action())[3], "two iterations are the limit"
 
 
+@pytest.mark.parametrize("cost", [0.0, 0.25])
+def test_dense_reward_and_the_cost_of_an_iteration(toy_dataset: Toy, cost: float) -> None:
+    env = make(toy_dataset(), reward="dense", iteration_cost=cost, max_iterations=3, alpha_1=1e-9)
+    _, info = env.reset(seed=0)
+    total, ended = 0.0, False
+    rng = np.random.default_rng(0)
+    while not ended:
+        _, reward, terminated, truncated, info = env.step(rng.uniform(-3, 3, A).astype(np.float32))
+        total, ended = total + reward, terminated or truncated
+    assert total == pytest.approx(100 * (info["initial_nme"] - info["nme"]) - 3 * cost), "no -10 at the end"
+    paper = make(toy_dataset(), iteration_cost=cost)
+    paper.reset(seed=0)
+    assert paper.step(np.zeros(A))[1] == pytest.approx({True: 10, False: 0}[paper.episodes.nme[0] < 0.07] - cost)
+
+
 def test_normalizer_and_margin_reach_the_faces(toy_dataset: Toy) -> None:
     inter_pupil, wide = make(toy_dataset(), normalizer="inter_pupil"), make(toy_dataset(), margin=0.5)
     plain = make(toy_dataset())
@@ -340,7 +355,7 @@ def test_mean_start_needs_the_training_split(toy_dataset: Toy) -> None:
 
 
 def test_gen_without_weights_warns_and_starts_from_the_mean(toy_dataset: Toy, monkeypatch: Any) -> None:
-    monkeypatch.setattr("face_align_env.episodes.released_gen", lambda scheme: None)
+    monkeypatch.setattr("face_align_env.episodes.released_gen", lambda *_: None)
     with pytest.warns(UserWarning, match="face-align pretrain gen") as caught:
         env = gym.make("FaceAlign-v0", dataset=toy_dataset())
     assert len([each for each in caught if "pretrain gen" in str(each.message)]) == 1

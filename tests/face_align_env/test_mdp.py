@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from face_align_env import mdp
-from face_align_env.mdp import MDPParameters, is_terminal, nme, reward, transition
+from face_align_env.mdp import MDPParameters, dense_reward, is_terminal, nme, reward, transition
 
 K = 4
 ALPHA_1, ALPHA_2, BETA_1, BETA_2 = 0.07, 3.0, 0.03, -0.02
@@ -113,6 +113,13 @@ def test_reward_is_batched() -> None:
     assert rewards.dtype == np.float64
 
 
+def test_dense_reward_is_the_reduction_in_percent() -> None:
+    errors = np.array([0.08, 0.05, 0.055, 0.04])
+    rewards = dense_reward(errors[:-1], errors[1:])
+    np.testing.assert_allclose(rewards, [3.0, -0.5, 1.5])
+    assert rewards.sum() == pytest.approx(100 * (errors[0] - errors[-1])), "an episode returns the whole of it"
+
+
 def test_torch_and_numpy_agree() -> None:
     rng = np.random.default_rng(0)
     x, truth = rng.normal(size=(2, 50, K, 2))
@@ -135,7 +142,16 @@ def test_table_2() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"alpha_1": 0.0}, {"alpha_2": -1.0}, {"beta_1": -0.05}, {"max_iterations": 0}], ids=str
+    "wrong",
+    [
+        {"alpha_1": 0.0},
+        {"alpha_2": -1.0},
+        {"beta_1": -0.05},
+        {"max_iterations": 0},
+        {"reward": "sparse"},
+        {"iteration_cost": np.nan},
+    ],
+    ids=str,
 )
 def test_parameters_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

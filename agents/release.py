@@ -1,0 +1,222 @@
+"""From a finished run to released weights: one file with GEN and DCRN's LRN, and its card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from agents.runs import WEIGHTS, RunConfig
+from agents.training import AgentConfig
+from face_align_env.crops import MARGIN
+from face_align_env.datasets import FaceDataset, load_dataset
+from face_align_env.files import write_json
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
+from face_align_env.networks.weights import file_digest, save_bundle
+from face_align_env.released import (
+    FOLDER,
+    MAX_BYTES,
+    Card,
+    Metric,
+    Parameters,
+    Release,
+    TrainingData,
+    find_release,
+    load_networks,
+)
+from pretrain.recipes import recipe
+
+METHODS = ("GEN", "DCRN")  # what the two networks of a release are, in evaluation.json
+
+# Fields of the configuration that no option sets, or that are written by themselves.
+_NO_OPTION = {"data", "agent", "alpha_2", "checkpoint_timesteps", "overrides"}
+
+
+def make_release(
+    run_folder: str | os.PathLike[str],
+    name: str,
+    weights_folder: str | os.PathLike[str] = FOLDER,
+    root: str | None = None,
+    command: str | None = None,
+    intended_use: str | None = None,
+    not_trained_on: str | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Release:
+    """Release the networks of a run: one file with both, rounded to float16, and a card that says how good they are.
+
+    Both files are written under other names, read back and compared with each other before they get their own; an older
+    release of that name is replaced.
+
+    :param run_folder: the folder of a run that is trained and evaluated (``face-align run``)
+    :param name: of the release; it ends in ``-`` and the number of landmarks
+    :param weights_folder: where the two files go
+    :param root: of the training data, where it is not where the run found it
+    :param command: what trained the networks; None: read off the run's configuration
+    :param intended_use: None: by the licences of the datasets
+    :param not_trained_on: which faces the networks have not seen; None: the datasets' test splits, and what the
+        training set lacks of the protocol's
+    :param max_bytes: a larger file is refused
+    :return: the release
+    :raises FileNotFoundError: it is no run's folder, or weights, figures or data are missing
+    :raises ValueError: the name does not end in the number of landmarks, or the file would be too large
+    :raises WeightsError: a file of the run is damaged, or a parameter is too large for float16
+    """
+    run_folder, weights_folder = Path(run_folder), Path(weights_folder)
+    config = RunConfig.read(run_folder)
+    gen, lrn = GEN.load(run_folder / "gen" / WEIGHTS), LRN.load(run_folder / "dcrn" / WEIGHTS)
+    if not name.endswith(f"-{gen.num_landmarks}") or name != Path(name).name or name.startswith("."):
+        raise ValueError(
+            f"A release of {gen.num_landmarks} landmarks is called SOMETHING-{gen.num_landmarks}, like "
+            f"'300w-{gen.num_landmarks}'; got '{name}'."
+        )
+    metrics = tuple(read_metrics(run_folder))
+    train = _training_faces(config, root)
+    weights_folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".release-", dir=weights_folder) as temporary:
+        path = Path(temporary) / f"{name}.safetensors"
+        parts: dict[str, GEN | LRN] = {"gen": gen, "lrn": lrn}
+        networks = {part: (asdict(network.config), network.state_dict()) for part, network in parts.items()}
+        save_bundle(path, networks, {"release": name}, half=True)
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise ValueError(
+                f"'{name}' would take {size / 1e6:.1f} MB, and released weights take {max_bytes / 1e6:.1f} MB at most: "
+                "train smaller networks (--preset compact)."
+            )
+        card = Card(
+            name=name,
+            landmarks=gen.num_landmarks,
+            data=TrainingData(
+                datasets={part.name: len(part) for part in train.parts},
+                boxes=str((config.data.options or {}).get("boxes", "landmarks")),
+                missing=tuple(_missing(train)),
+            ),
+            recipe=describe_recipe(config),
+            command=command or describe_command(config, train),
+            preset=config.preset,
+            parameters=Parameters(*(sum(p.numel() for p in network.parameters()) for network in (gen, lrn))),
+            seed=config.seed,
+            alpha_2=train.alpha_2 if config.alpha_2 is None else config.alpha_2,
+            margin=MARGIN,
+            action_limit=lrn.config.action_limit,
+            metrics=metrics,
+            license=describe_license(train),
+            intended_use=intended_use or describe_use(train),
+            not_trained_on=not_trained_on or describe_unseen(train),
+            sha256=file_digest(path),
+            created_with=version("face-align-env"),
+        )
+        write_json(path.with_suffix(".json"), card.document())
+        load_networks(find_release(name, temporary))
+        for file in (path, path.with_suffix(".json")):
+            os.replace(file, weights_folder / file.name)
+    return find_release(name, weights_folder)
+
+
+def read_metrics(run_folder: str | os.PathLike[str]) -> Iterator[Metric]:
+    """The figures of GEN and DCRN in a run's ``evaluation*.json``.
+
+    :raises FileNotFoundError: there is no such file
+    :raises ValueError: one of them holds no figures of DCRN
+    """
+    paths = sorted(Path(run_folder).glob("evaluation*.json"))
+    if not paths:
+        raise FileNotFoundError(f"'{run_folder}' has no evaluation.json. Make it: face-align evaluate {run_folder}")
+    for path in paths:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if "rows" not in document or "split" not in document:
+            continue  # of another kind
+        rows = [row for row in document["rows"] if row["method"] in METHODS]
+        if not any(row["method"] == "DCRN" for row in rows):
+            raise ValueError(f"'{path}' has no figures of DCRN. Make them: face-align evaluate {run_folder}")
+        for row in rows:
+            shared = {key: round(row[key], 3) for key in ("nme", "nme_low", "nme_high", "failure_rate", "iterations")}
+            yield Metric(document["dataset"], document["split"], document["num_faces"], row["method"], **shared)
+
+
+def describe_recipe(config: RunConfig) -> str:
+    """How a run has trained its networks, in words."""
+    chosen = recipe(config.preset)
+    gen = replace(chosen.gen_training, epochs=config.gen_epochs or chosen.gen_training.epochs)
+    lrn = replace(chosen.lrn_training, epochs=config.lrn_epochs or chosen.lrn_training.epochs)
+    agent = config.agent
+    return (
+        f"GEN '{chosen.gen}', {gen.epochs} epochs with Eq. 1; LRN '{chosen.lrn}', {lrn.epochs} epochs as a cascade "
+        f"that starts from GEN; DCRN '{agent.preset}', {agent.timesteps:,} transitions of DDPG. Precision of the "
+        f"supervised part: {config.precision or 'default of the device'}. The release has parameters in float16."
+    )
+
+
+def describe_command(config: RunConfig, train: FaceDataset) -> str:
+    """The command line that makes such a run; of the data's folder it says only that there is one."""
+    data = config.data
+    words = ["face-align", "run", "--dataset", data.dataset]
+    words += [] if all(part.generated for part in train.parts) else ["--root", f"path/to/{data.dataset}"]
+    words += [] if data.landmarks is None else ["--landmarks", str(data.landmarks)]
+    for key, value in (data.options or {}).items():
+        words += ["--option", f"{key}={value}"]
+    words += _options(config)
+    if config.alpha_2 not in (None, train.alpha_2):
+        words += ["--alpha-2", str(config.alpha_2)]
+    # Each stage of a run has the run's seed.
+    words += _options(replace(config.agent, seed=0))
+    for key, value in (config.agent.overrides or {}).items():
+        words += ["--set", f"{key}={value}"]
+    return shlex.join(words)
+
+
+def describe_license(train: FaceDataset) -> str:
+    """Of the weights, and of what they have learnt from."""
+    return "; ".join(["weights: MIT", *(f"{part.name}: {part.licence}" for part in train.parts)])
+
+
+def describe_use(train: FaceDataset) -> str:
+    """What networks that have learnt from these faces are meant for."""
+    if all(part.generated for part in train.parts):
+        return "Tests, demonstrations and research. Trained on drawn faces: do not expect photos to be aligned well."
+    return (
+        "Research. The licence of the weights is MIT, but the photos that they have learnt from may be used for "
+        "research only. Not meant for telling people apart, nor for decisions about them."
+    )
+
+
+def describe_unseen(train: FaceDataset) -> str:
+    """Which faces networks that have learnt from a training split have not seen."""
+    unseen = [f"{part.name}: splits {', '.join(part.splits[1:])}" for part in train.parts]
+    missing = _missing(train)
+    lacking = [f"The training set lacks, of the published protocol's: {'; '.join(missing)}."] if missing else []
+    return " ".join(["No face of any other dataset, and none of", "; ".join(unseen) + ".", *lacking])
+
+
+def _missing(train: FaceDataset) -> list[str]:
+    return [f"{part.name} {part.split}: {line}" for part in train.parts for line in part.missing()]
+
+
+def _training_faces(config: RunConfig, root: str | None) -> FaceDataset:
+    data = config.data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what the faces lack goes into the card
+        return load_dataset(data.dataset, "train", root or data.root, data.landmarks, **(data.options or {}))
+
+
+def _options(config: RunConfig | AgentConfig) -> list[str]:
+    """The options that set what differs from a configuration's defaults."""
+    words: list[str] = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in _NO_OPTION or is_dataclass(value) or isinstance(value, Mapping):
+            continue
+        if field.default is not MISSING and value == field.default:
+            continue
+        # Both configurations have a preset; that of the agent is --agent.
+        name = "agent" if field.name == "preset" and isinstance(config, AgentConfig) else field.name
+        flag = name.replace("_", "-")
+        words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words

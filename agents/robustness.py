@@ -1,0 +1,554 @@
+"""How methods bear what photos and detectors do to them: other boxes, few pixels, JPEG, too little or too much light.
+
+A perturbation changes the photo or the face's box *before* the crop is cut, and the ground truth moves along. The NME
+does not depend on the crop: error and normaliser scale alike. All methods and all perturbations see the same faces.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from tqdm import tqdm
+
+matplotlib.use("Agg")  # no screen is needed
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from agents.evaluation import Sheet, number, write_tables
+from agents.peers import PREDICTOR, CropAligner, DlibAligner, evenly_spaced, peers_note
+from agents.runs import RunConfig, methods
+from face_align_env.crops import CONTEXT, CROP_SIZE, Image, Matrix, crop_transform, cut, transform_points
+from face_align_env.datasets import DatasetNotFoundError, Face, dataset_class
+from face_align_env.files import atomic_path, write_json
+from face_align_env.mdp import nme
+from face_align_env.metrics import bootstrap_interval, failure_rate
+from face_align_env.prepared import PreparedFaces
+from pretrain.recipes import Data
+
+METHODS = ("GEN", "GEN-LRN4", "GEN-LRN8", "LRN+Eq.3", "DCRN")  # of a run; LRN-m would only lengthen the tables
+_BATCH = 64  # faces at a time, as in an evaluation; their crops under all perturbations take 0.4 GB
+
+Errors = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A photo and a box in which a face is to be found.
+
+    :param image: (H, W, 3) uint8
+    :param box: (4,) x0, y0, x1, y1 in pixels of ``image``
+    :param transform: (2, 3) from pixels of the photo to those of ``image``; turns nothing, and scales x and y alike
+    """
+
+    image: Image
+    box: npt.NDArray[np.float64]
+    transform: Matrix
+
+
+# Makes a view of (face, value, direction): a value of the perturbation, and the face's own random angle.
+Perturb = Callable[[Face, float, float], View]
+
+
+@dataclass(frozen=True, eq=False)
+class Perturbation:
+    """A panel of the figure, and a table.
+
+    :param name: in the files
+    :param title: what changes, and its unit
+    :param values: what it is changed to, in the order of the columns
+    :param neutral: the value that changes nothing
+    :param perturb: changes it; None: another dataset gives the boxes, see :func:`measure`
+    :param labels: of the values; None: the numbers
+    """
+
+    name: str
+    title: str
+    values: tuple[float, ...]
+    neutral: float
+    perturb: Perturb | None
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Of the values."""
+        return self.labels or tuple(f"{value:g}" for value in self.values)
+
+
+_IDENTITY: Matrix = np.eye(2, 3)
+
+
+def _side(box: npt.NDArray[np.floating]) -> float:
+    """The side of the squared box."""
+    return float(max(box[2] - box[0], box[3] - box[1]))
+
+
+def shifted(face: Face, value: float, direction: float) -> View:
+    """The box moved by ``value`` of its side in a ``direction`` (radians)."""
+    box = face.box.astype(np.float64)
+    offset = value * _side(box) * np.array([math.cos(direction), math.sin(direction)])
+    return View(face.image, box + np.tile(offset, 2), _IDENTITY)
+
+
+def scaled(face: Face, value: float, direction: float) -> View:
+    """The box made ``value`` times as large around its centre."""
+    box = face.box.astype(np.float64)
+    centre, half = (box[:2] + box[2:]) / 2, value * (box[2:] - box[:2]) / 2
+    return View(face.image, np.concatenate([centre - half, centre + half]), _IDENTITY)
+
+
+def _surroundings(face: Face) -> tuple[Image, npt.NDArray[np.int64]]:
+    """A square of the photo that holds all that the crop may see, and its first pixel; beyond the photo its border
+    is repeated, as in the crop.
+    """
+    box = face.box.astype(np.float64)
+    half = math.ceil(0.75 * _side(box)) + 8  # 1.3 box sides are seen, and some pixels for the interpolation
+    centre = np.rint((box[:2] + box[2:]) / 2).astype(np.int64)
+    low = centre - half
+    spans, borders = [], []
+    for first, size in zip(low.tolist(), face.image.shape[1::-1], strict=True):
+        start, stop = (min(max(edge, 0), size - 1) for edge in (first, first + 2 * half - 1))
+        lacking = 2 * half - (stop + 1 - start)
+        before = min(max(-first, 0), lacking)
+        spans.append(slice(start, stop + 1))
+        borders.append((before, lacking - before))
+    square = cv2.copyMakeBorder(face.image[spans[1], spans[0]], *borders[1], *borders[0], cv2.BORDER_REPLICATE)
+    return np.asarray(square, dtype=np.uint8), low
+
+
+def _changed(face: Face, change: Callable[[Image], Image]) -> View:
+    """A view in which the pixels around the face have been changed, by something that leaves the size of a square
+    image as it is or gives a smaller square.
+    """
+    square, origin = _surroundings(face)
+    image = change(square)
+    zoom = len(square) / len(image)
+    # pixel q of the new image lies at (q + 0.5) zoom - 0.5 + origin in the photo
+    transform = np.column_stack([np.eye(2) / zoom, (0.5 - origin) / zoom - 0.5])
+    corners = transform_points(transform, face.box.reshape(2, 2).astype(np.float64))
+    return View(image, corners.reshape(4).astype(np.float64), transform)
+
+
+def reduced(face: Face, value: float, direction: float) -> View:
+    """The photo made smaller until the box measures ``value`` pixels; a face that is smaller stays as it is."""
+    if _side(face.box) <= value:
+        return View(face.image, face.box.astype(np.float64), _IDENTITY)
+
+    def change(image: Image) -> Image:
+        size = max(1, round(len(image) * value / _side(face.box)))
+        return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+    return _changed(face, change)
+
+
+def compressed(face: Face, value: float, direction: float) -> View:
+    """The face, at the size that it has in the photo, stored as JPEG of quality ``value``."""
+
+    def change(image: Image) -> Image:
+        coded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(value)])[1]
+        decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        return np.ascontiguousarray(decoded[:, :, ::-1], dtype=np.uint8)
+
+    return _changed(face, change)
+
+
+def _by_table(face: Face, levels: npt.NDArray[np.float64]) -> View:
+    table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return _changed(face, lambda image: table[image])
+
+
+def multiplied(face: Face, value: float, direction: float) -> View:
+    """Every level times ``value``, within 0 to 255."""
+    return _by_table(face, value * np.arange(256.0))
+
+
+def lightened(face: Face, value: float, direction: float) -> View:
+    """Every level plus ``value``, within 0 to 255."""
+    return _by_table(face, np.arange(256.0) + value)
+
+
+BOXES = Perturbation("boxes", "boxes", (0, 1), 0, None)
+PERTURBATIONS = (
+    Perturbation("shift", "box shift, % of its side", (0, 0.05, 0.1, 0.15), 0, shifted, ("0", "5", "10", "15")),
+    Perturbation("scale", "box size, times its own", (0.85, 0.92, 1, 1.1, 1.2), 1, scaled),
+    Perturbation(
+        "resolution",
+        "size of the box in the photo, pixels",
+        (math.inf, 200, 120, 80, 60, 40),
+        math.inf,
+        reduced,
+        ("own", "200", "120", "80", "60", "40"),
+    ),
+    Perturbation(
+        "jpeg",
+        "JPEG quality",
+        (math.inf, 90, 50, 30, 15, 8),
+        math.inf,
+        compressed,
+        ("own", "90", "50", "30", "15", "8"),
+    ),
+    Perturbation("gain", "brightness, times its own", (0.3, 0.5, 0.75, 1, 1.5, 2), 1, multiplied),
+    Perturbation("offset", "brightness, levels added", (-100, -50, 0, 50, 100), 0, lightened),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """What a method is given, and what it should find.
+
+    :param image: (256, 256, 3) uint8
+    :param landmarks: (K, 2) ground truth, crop pixels
+    :param d: the normalising distance of Eq. 2, crop pixels
+    """
+
+    image: Image
+    landmarks: npt.NDArray[np.float32]
+    d: float
+
+
+def crop_of(view: View, face: Face, d: float, margin: float) -> Crop:
+    """The crop that a view of a face leads to.
+
+    :param view: photo and box
+    :param face: with its landmarks, in pixels of the photo
+    :param d: the normalising distance, pixels of the photo
+    :param margin: around the box
+    :raises ValueError: the box lies outside of the image
+    """
+    matrix = crop_transform(view.box, margin)
+    # with its context, as prepared faces are cut, though only the middle is used: the same pixels to the bit
+    image = cut(view.image, matrix, CONTEXT)[CONTEXT : CONTEXT + CROP_SIZE, CONTEXT : CONTEXT + CROP_SIZE]
+    whole = np.column_stack(
+        [matrix[:, :2] @ view.transform[:, :2], matrix[:, :2] @ view.transform[:, 2] + matrix[:, 2]]
+    )
+    return Crop(image, transform_points(whole, face.landmarks), d * float(whole[0, 0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured.
+
+    :param perturbations: in the order of the tables
+    :param errors: method -> perturbation's name -> (V, N) NME of each face at each value, fractions
+    :param smaller: how many faces are smaller than each value of ``"resolution"``, and were left as they are
+    """
+
+    perturbations: tuple[Perturbation, ...]
+    errors: dict[str, dict[str, Errors]]
+    smaller: tuple[int, ...]
+
+
+def measure(
+    aligners: Sequence[tuple[str, CropAligner]],
+    prepared: PreparedFaces,
+    faces: npt.NDArray[np.int64] | None = None,
+    boxes: tuple[str, str, PreparedFaces] | None = None,
+    perturbations: Sequence[Perturbation] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Measured:
+    """The errors of methods on the same faces under every perturbation.
+
+    :param aligners: names and methods
+    :param prepared: the faces
+    :param faces: (N,) which of them; None: all
+    :param boxes: what the boxes of ``prepared`` are called, what other boxes are, and the same faces with these
+    :param perturbations: what to try; None: all of :data:`PERTURBATIONS`
+    :param seed: of the directions in which boxes are shifted: one a face, the same for every distance
+    :param progress: show a bar
+    :raises ValueError: a perturbed box lies outside of its photo, or ``boxes`` has other faces
+    :raises BadFaceError: an image cannot be read
+    """
+    faces = np.arange(len(prepared)) if faces is None else faces
+    directions = np.random.default_rng(seed).uniform(0, 2 * np.pi, len(prepared))
+    panels = list(PERTURBATIONS if perturbations is None else perturbations)
+    if boxes is not None:
+        if boxes[2].ids != prepared.ids:
+            raise ValueError(f"The faces with {boxes[1]} boxes are not those with {boxes[0]} boxes.")
+        panels.insert(0, replace(BOXES, labels=boxes[:2]))
+    # Every perturbation has a value that changes nothing: measured once.
+    conditions = [(None, 0.0), *((p, value) for p in panels for value in p.values if value != p.neutral)]
+    errors = {name: np.empty((len(conditions), len(faces))) for name, _ in aligners}
+
+    def make(index: int) -> list[Crop]:
+        face, d = prepared.dataset[index], prepared.d[index] / prepared.transforms[index, 0, 0]
+        crops = [Crop(prepared.crop(index), prepared.landmarks[index], float(prepared.d[index]))]
+        for perturbation, value in conditions[1:]:
+            assert perturbation is not None
+            if perturbation.perturb is None:
+                assert boxes is not None
+                # The other dataset's landmarks are the same, its normaliser need not be: of AFLW it is the box itself.
+                box = boxes[2].dataset.annotation(index).box.astype(np.float64)
+                view = View(face.image, box, _IDENTITY)
+            else:
+                view = perturbation.perturb(face, value, float(directions[index]))
+            crops.append(crop_of(view, face, d, prepared.margin))
+        return crops
+
+    with tqdm(total=len(faces), desc="perturbing", unit="face", disable=not progress, leave=False) as bar:
+        for start in range(0, len(faces), _BATCH):
+            batch = slice(start, min(start + _BATCH, len(faces)))
+            made = [make(int(index)) for index in faces[batch]]
+            for c in range(len(conditions)):
+                crops = [of_face[c] for of_face in made]
+                images = np.stack([crop.image for crop in crops])
+                truth = np.stack([crop.landmarks for crop in crops])
+                d = np.array([crop.d for crop in crops])
+                for name, aligner in aligners:
+                    shapes = aligner.align_crops(images)[0][:, -1]
+                    errors[name][c, batch] = nme(shapes, truth, d, prepared.counted[faces[batch]])
+            bar.update(len(made))
+
+    def of_panel(found: Errors, panel: Perturbation) -> Errors:
+        rows = [0 if v == panel.neutral else conditions.index((panel, v)) for v in panel.values]
+        return found[rows]
+
+    sides = (prepared.boxes[:, 2:] - prepared.boxes[:, :2]).max(axis=1) / prepared.transforms[:, 0, 0]
+    resolution = next((p.values for p in panels if p.name == "resolution"), ())
+    return Measured(
+        tuple(panels),
+        {name: {panel.name: of_panel(found, panel) for panel in panels} for name, found in errors.items()},
+        tuple(int((sides[faces] <= value).sum()) if math.isfinite(value) else 0 for value in resolution),
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method under one condition.
+
+    :param perturbation: its name
+    :param value: what it was changed to, as the tables have it
+    :param method: name
+    :param nme: mean NME, percent
+    :param nme_low: lower end of its 95 % bootstrap interval over faces, percent
+    :param nme_high: upper end, percent
+    :param failure_rate: faces with an NME above 0.1, percent
+    :param change: what the perturbation adds to the mean NME, points of percent
+    :param change_low: lower end of its 95 % bootstrap interval, face by face
+    :param change_high: upper end
+    """
+
+    perturbation: str
+    value: str
+    method: str
+    nme: float
+    nme_low: float
+    nme_high: float
+    failure_rate: float
+    change: float
+    change_low: float
+    change_high: float
+
+
+def cells(measured: Measured, seed: int = 0) -> list[Cell]:
+    """The figures of all conditions.
+
+    :param measured: the errors
+    :param seed: of the bootstrap intervals
+    """
+    found = []
+    for panel in measured.perturbations:
+        for method, errors in measured.errors.items():
+            of_panel = errors[panel.name]
+            usual = of_panel[panel.values.index(panel.neutral)]
+            for heading, values in zip(panel.headings, of_panel, strict=True):
+                low, high = bootstrap_interval(values, seed=seed)
+                change = values - usual
+                change_low, change_high = bootstrap_interval(change, seed=seed)
+                figures = (values.mean(), low, high, failure_rate(values), change.mean(), change_low, change_high)
+                found.append(Cell(panel.name, heading, method, *(100 * float(figure) for figure in figures)))
+    return found
+
+
+def sheets(measured: Measured, found: Sequence[Cell], title: str, notes: Sequence[str] = ()) -> list[Sheet]:
+    """A table for each perturbation: the mean NME and the failure rate of each method at each value.
+
+    :param measured: the errors
+    :param found: their figures, see :func:`cells`
+    :param title: of each table
+    :param notes: under each table
+    """
+    by_key = {(cell.perturbation, cell.value, cell.method): cell for cell in found}
+    tables = []
+    for panel in measured.perturbations:
+        rows = []
+        for method in measured.errors:
+            row = [by_key[panel.name, heading, method] for heading in panel.headings]
+            rows.append((method, *(f"{number(cell.nme)} ({number(cell.failure_rate, 1)})" for cell in row)))
+        remarks = ["NME % (failures %)", *notes]
+        if panel.name == "resolution" and any(measured.smaller):
+            pairs = zip(panel.headings, measured.smaller, strict=True)
+            counts = ", ".join(f"{heading}: {count:,}" for heading, count in pairs if count)
+            remarks.insert(1, f"faces that are not larger in the photo, left as they are: {counts}")
+        tables.append(Sheet(f"{title}: {panel.title}", ("method", *panel.headings), tuple(rows), tuple(remarks)))
+    return tables
+
+
+def robustness_figure(measured: Measured, found: Sequence[Cell], title: str) -> Figure:
+    """The mean NME with its interval: a panel a perturbation, a curve a method.
+
+    :param measured: the errors
+    :param found: their figures, see :func:`cells`
+    :param title: above all
+    """
+    columns = min(4, len(measured.perturbations))
+    rows = -(-len(measured.perturbations) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(3.6 * columns, 3.1 * rows), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, panel in zip(grid.flat, measured.perturbations, strict=False):
+        places = np.arange(len(panel.values))
+        for method in measured.errors:
+            of_method = [cell for cell in found if (cell.perturbation, cell.method) == (panel.name, method)]
+            (line,) = axes.plot(places, [cell.nme for cell in of_method], marker="o", markersize=3, label=method)
+            low, high = [cell.nme_low for cell in of_method], [cell.nme_high for cell in of_method]
+            axes.fill_between(places, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        axes.axvline(panel.values.index(panel.neutral), color="0.7", linestyle=":", zorder=0)
+        axes.set(xlabel=panel.title, xticks=places, xticklabels=panel.headings)
+        axes.grid(alpha=0.3)
+    for axes in grid.flat[len(measured.perturbations) :]:
+        axes.axis("off")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("mean NME, %")
+    grid.flat[0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def write_robustness(
+    folder: str | os.PathLike[str],
+    measured: Measured,
+    prepared: PreparedFaces,
+    title: str,
+    notes: Sequence[str] = (),
+    seed: int = 0,
+    suffix: str = "",
+) -> tuple[list[Sheet], list[Path]]:
+    """Write ``robustness.json``, ``robustness.md`` and ``figures/robustness.png``, each complete or not at all.
+
+    :param folder: of the run
+    :param measured: the errors
+    :param prepared: the faces
+    :param title: of tables and figure
+    :param notes: under each table
+    :param seed: of the directions and of the bootstrap intervals
+    :param suffix: of the files' names
+    :return: the tables, and the paths
+    :raises OSError: a file cannot be written
+    """
+    folder = Path(folder)
+    found = cells(measured, seed)
+    tables = sheets(measured, found, title, notes)
+    count = next(iter(next(iter(measured.errors.values())).values())).shape[1]
+    paths = [
+        folder / f"robustness{suffix}.json",
+        folder / f"robustness{suffix}.md",
+        folder / "figures" / f"robustness{suffix}.png",
+    ]
+    document = {
+        "dataset": prepared.dataset.name,
+        "split": prepared.dataset.split,
+        "num_faces": count,
+        "seed": seed,
+        "notes": list(notes),
+        "cells": [asdict(cell) for cell in found],
+    }
+    write_json(paths[0], document)
+    write_tables(paths[1], f"{folder.resolve().name}: robustness", tables)
+    figure = robustness_figure(measured, found, title)
+    temporary, final = atomic_path(paths[2])
+    try:
+        figure.savefig(temporary, dpi=110, format="png")
+        os.replace(temporary, final)
+    finally:
+        plt.close(figure)
+        temporary.unlink(missing_ok=True)
+    return tables, paths
+
+
+def other_boxes(data: Data, split: str) -> tuple[str, str, PreparedFaces] | None:
+    """The same faces with the boxes that the run does not use, where the dataset has two kinds of them.
+
+    :param data: the faces
+    :param split: which
+    :return: as :func:`measure` takes it; None: there is one kind, or the other's files are not there
+    """
+    kinds = [dataset_class(part) for part in data.dataset.split("+")]
+    if not all("boxes" in inspect.signature(kind).parameters for kind in kinds):
+        return None
+    options = dict(data.options or {})
+    own = str(options.get("boxes", "landmarks"))
+    other = "landmarks" if own == "detector" else "detector"
+    try:
+        return own, other, replace(data, options={**options, "boxes": other}).prepare(split)
+    except DatasetNotFoundError:
+        return None
+
+
+def run_robustness(
+    folder: str | os.PathLike[str],
+    split: str | None = None,
+    faces: int | None = None,
+    root: str | None = None,
+    device: str = "cpu",
+    peers: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+) -> list[Path]:
+    """Measure the methods of a run, and dlib where it has been trained, under every perturbation.
+
+    :param folder: the run's folder
+    :param split: None: the dataset's test split
+    :param faces: how many, evenly spaced; None: all
+    :param root: of the data, where it is not where the run found it
+    :param device: where the networks run
+    :param peers: folder of dlib's predictor; None: ``peers`` in the run's folder
+    :param seed: of the directions in which boxes are shifted, and of the bootstrap intervals
+    :param console: where to say what happens
+    :return: the files that were written
+    :raises FileNotFoundError: it is no run's folder, it has no weights, there is no data, or ``peers`` has no predictor
+    """
+    console = console or Console()
+    folder = Path(folder)
+    config = RunConfig.read(folder)
+    data = config.data if root is None else replace(config.data, root=root)
+    default = dataset_class(data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
+    split = split or default
+    prepared = data.prepare(split)
+    indices = evenly_spaced(len(prepared), faces)
+    aligners: list[tuple[str, CropAligner]] = [
+        (name, aligner) for name, aligner in methods(folder, config, device) if name in METHODS
+    ]
+    notes = [f"{len(indices):,} of {len(prepared):,} faces"] if len(indices) < len(prepared) else []
+    where = Path(peers) if peers is not None else folder / "peers"
+    if peers is not None or (where / PREDICTOR).is_file():
+        try:
+            dlib = DlibAligner(where)
+        except ModuleNotFoundError as error:
+            console.print(f"dlib is left out: {error}", highlight=False, markup=False)
+        else:
+            if dlib.num_landmarks != prepared.scheme.num_landmarks:
+                raise ValueError(
+                    f"dlib's predictor in '{where}' gives {dlib.num_landmarks} landmarks, the faces have "
+                    f"{prepared.scheme.num_landmarks}."
+                )
+            aligners.append(("dlib", dlib))
+            notes.append(peers_note(dlib))
+    boxes = other_boxes(data, split)
+    measured = measure(aligners, prepared, indices, boxes, seed=seed, progress=console.is_terminal)
+    title = f"{data.dataset} {split}, {len(indices)} faces, preset {config.preset}, seed {config.seed}"
+    suffix = "" if split == default else f"-{split}"
+    tables, paths = write_robustness(folder, measured, prepared, title, notes, seed, suffix)
+    for sheet in tables:
+        console.print(sheet)
+    return paths

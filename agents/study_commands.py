@@ -1,0 +1,92 @@
+"""``face-align robustness|ablate|summarize|release``: what is done with a run that is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agents.options import DeviceOption, RootOption, announce, console, done
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")]
+SplitOption = Annotated[str | None, typer.Option(help="Default: the dataset's test split.")]
+
+
+def robustness(
+    run: RunArgument,
+    split: SplitOption = None,
+    faces: Annotated[int | None, typer.Option(help="How many faces, evenly spaced; default: all.")] = None,
+    root: RootOption = None,
+    device: DeviceOption = "cpu",
+    peers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of dlib's predictor (examples/compare_peers.py); default: RUN/peers if there is one."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the box shifts and of the bootstrap intervals.")] = 0,
+) -> None:
+    """Measure each method under shifted, scaled and detected boxes, few pixels, JPEG and other light."""
+    from agents.robustness import run_robustness
+
+    announce(f"Perturbing the faces of {run} on {device}")
+    for path in run_robustness(run, split, faces, root, device, peers, seed, console):
+        done("Written", path)
+
+
+def ablate(
+    run: RunArgument,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A row of the table; repeat for several. Default: all.")
+    ] = None,
+    timesteps: Annotated[int | None, typer.Option(help="Transitions of each training; default: the run's.")] = None,
+    split: SplitOption = None,
+    root: RootOption = None,
+    device: DeviceOption = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the trainings.")] = 0,
+) -> None:
+    """Train DCRN again with one part of its training changed at a time, and say what each part does."""
+    from agents.ablations import ablate as run_ablations
+
+    done("Written", run_ablations(run, only, timesteps, split, root, device, seed, console))
+
+
+def summarize(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of several seeds, runs/NAME.")],
+    seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
+) -> None:
+    """What the seeds of a run say together, with intervals for other seeds and faces: seeds.md and seeds.json."""
+    from agents import seeds
+
+    seeds.summarize(run, console, seed)
+
+
+def release(
+    run: Annotated[Path, typer.Argument(help="Folder of a run that is trained and evaluated.")],
+    name: Annotated[str, typer.Option(help="Of the release, ending in the number of landmarks: 300w-68.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the two files; default: the package's own, face_align_env/weights.")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder of the training data, where it is not where the run found it.")
+    ] = None,
+    command: Annotated[
+        str | None, typer.Option(help="What trained the networks; default: read off the run's configuration.")
+    ] = None,
+    intended_use: Annotated[str | None, typer.Option(help="Default: by the licences of the datasets.")] = None,
+    not_trained_on: Annotated[
+        str | None, typer.Option(help="Faces that were not seen; default: the test splits, and what the data lacks.")
+    ] = None,
+) -> None:
+    """Put GEN and DCRN of a run into one file of 16-bit numbers, with a card that says how good they are."""
+    from agents.release import make_release
+    from face_align_env.released import FOLDER
+
+    made = make_release(run, name, output or FOLDER, root, command, intended_use, not_trained_on)
+    for metric in made.card.metrics:
+        announce(
+            f"{metric.dataset} {metric.split}, {metric.faces} faces: {metric.method} {metric.nme:.2f} % "
+            f"({metric.nme_low:.2f} .. {metric.nme_high:.2f}), failures {metric.failure_rate:.1f} %"
+        )
+    done(f"{made.path.stat().st_size / 1e6:.2f} MB", made.path)

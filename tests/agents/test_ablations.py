@@ -1,0 +1,69 @@
+"""face-align ablate: one part changed at a time, measured against the policy that RL never touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.ablations import ABLATIONS, ablate, find_ablations
+from agents.dcrn import DCRN
+from agents.runs import WEIGHTS, RunConfig, pretrained_policy
+from agents.training import AgentConfig
+from face_align_env.networks.gen import GEN, GENConfig
+from face_align_env.networks.lrn import LRN
+from pretrain.recipes import Data
+
+
+@pytest.fixture
+def micro_run(tmp_path: Path, new_lrn: Callable[..., LRN]) -> Path:
+    """The folder of a run whose networks have learned nothing."""
+    folder = tmp_path / "micro"
+    torch.manual_seed(0)
+    mean_shape = torch.linspace(60, 190, 136).view(68, 2)
+    GEN(GENConfig(input_size=16, width=4, hidden=16), mean_shape).save(folder / "gen" / WEIGHTS)
+    new_lrn().save(pretrained_policy(folder))
+    agent = AgentConfig(timesteps=24, num_envs=4, batch_size=4, overrides={"learning_starts": 8, "critic_warmup": 1})
+    RunConfig(Data(options={"size": 4}), "tiny", agent=agent, alpha_2=3.0).write(folder)
+    return folder
+
+
+def test_rows_are_trained_and_measured_against_the_pretrained_policy(micro_run: Path) -> None:
+    path = ablate(micro_run, ["as-it-is", "tau-0.8", "dense-reward"])
+    document = json.loads((micro_run / "ablations.json").read_text())
+    assert [row["method"] for row in document["rows"]] == ["as-it-is", "tau-0.8", "dense-reward"]
+    assert document["baseline"]["method"] == "LRN+Eq.3"
+    for row in document["rows"]:
+        mean, low, high = row["differences"]["NME"]
+        assert low <= mean <= high
+        assert mean == pytest.approx(row["nme"] - document["baseline"]["nme"], abs=1e-6)
+        assert row["differences"]["return"][0] == pytest.approx(
+            row["mean_return"] - document["baseline"]["mean_return"], abs=1e-6
+        )
+    text = path.read_text()
+    assert "tau-0.8" in text
+    assert "LRN+Eq.3 (no RL)" in text
+    trained = {name: DCRN.load(micro_run / "ablations" / name / "model.zip") for name in ("as-it-is", "tau-0.8")}
+    assert (trained["as-it-is"].tau, trained["tau-0.8"].tau) == (0.005, 0.8)
+    settings = json.loads((micro_run / "ablations" / "dense-reward" / "settings.json").read_text())
+    assert settings["environment"]["reward"] == "dense"
+    before = {p: p.stat().st_mtime_ns for p in (micro_run / "ablations").rglob(WEIGHTS)}
+    ablate(micro_run, ["tau-0.8"])
+    assert {p: p.stat().st_mtime_ns for p in (micro_run / "ablations").rglob(WEIGHTS)} == before, "not trained again"
+
+
+def test_each_row_can_be_built() -> None:
+    names = [ablation.name for ablation in ABLATIONS]
+    assert len(set(names)) == len(names)
+    assert find_ablations(None) == ABLATIONS
+    with pytest.raises(ValueError, match="no ablation 'nothing'; there are as-it-is"):
+        find_ablations(["nothing"])
+
+
+def test_without_weights_it_says_which(tmp_path: Path) -> None:
+    RunConfig(Data(options={"size": 4}), "tiny", alpha_2=3.0).write(tmp_path)
+    with pytest.raises(FileNotFoundError, match="lrn"):
+        ablate(tmp_path)
