@@ -37,6 +37,8 @@ class DCRNPreset:
     :param gain_noise: standard deviation of the logarithm of a factor on a_t, one number for all landmarks: it explores
         how far to go, which is what Eq. 3 asks. Independent noise on 136 numbers averages out in the NME
     :param freeze_encoder: leave the pretrained patch encoder as it is; the replay buffer then keeps its codes
+    :param averaged: the result is the target actor: the actor's average over its last 1 / tau updates, which wanders
+        less
     """
 
     learning_rate: float
@@ -48,12 +50,13 @@ class DCRNPreset:
     noise: float
     gain_noise: float
     freeze_encoder: bool
+    averaged: bool
 
 
 PRESETS = {
     # Algorithm 1 to the letter: updates from the first full minibatch on, nothing holds the actor.
-    "paper": DCRNPreset(1e-3, 1e-3, 0.8, 128, 0, 0.0, 1.0, 0.0, False),
-    "stable": DCRNPreset(1e-4, 1e-3, 0.005, 1000, 1000, 1.0, 0.5, 0.2, True),
+    "paper": DCRNPreset(1e-3, 1e-3, 0.8, 128, 0, 0.0, 1.0, 0.0, False, False),
+    "stable": DCRNPreset(1e-4, 1e-3, 0.005, 1000, 500, 1.0, 0.5, 0.2, True, True),
 }
 
 
@@ -78,6 +81,7 @@ class DCRN(DDPG):
     :param noise: exploration noise on each number of a_t, pixels
     :param gain_noise: exploration noise on the length of a_t, see :class:`DCRNPreset`
     :param freeze_encoder: leave the pretrained patch encoder as it is
+    :param averaged: :attr:`lrn` is the target actor's, see :class:`DCRNPreset`
     :param buffer_size: transitions kept, under 8 kB each (in a :class:`~agents.code_buffer.CodeReplayBuffer` where the
         encoder is frozen, else in a :class:`~agents.replay_buffer.FaceReplayBuffer`)
     :param batch_size: transitions an update, section 4.2
@@ -111,6 +115,7 @@ class DCRN(DDPG):
         noise: float | None = None,
         gain_noise: float | None = None,
         freeze_encoder: bool | None = None,
+        averaged: bool | None = None,
         buffer_size: int = 50_000,
         batch_size: int = 128,
         train_freq: int | tuple[int, str] = 1,
@@ -137,6 +142,7 @@ class DCRN(DDPG):
         self.imitation_weight: float = pick(imitation_weight, "imitation_weight")
         self.noise: float = pick(noise, "noise")
         self.gain_noise: float = pick(gain_noise, "gain_noise")
+        self.averaged: bool = pick(averaged, "averaged")
         frozen: bool = pick(freeze_encoder, "freeze_encoder")
         super().__init__(
             policy=policy,
@@ -274,5 +280,5 @@ class DCRN(DDPG):
 
     @property
     def lrn(self) -> LRN:
-        """The actor's network, to save or to align faces with."""
-        return self.policy.actor.lrn
+        """The network to save or to align faces with: the actor's, or its average. ``predict`` acts with the actor."""
+        return (self.policy.actor_target if self.averaged else self.policy.actor).lrn

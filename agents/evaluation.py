@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table
 
-from agents.aligner import FaceAligner
 from face_align_env.files import atomic_path, write_bytes, write_json
 from face_align_env.mdp import nme
 from face_align_env.metrics import auc, bootstrap_interval, failure_rate, landmark_errors, mean_over_faces
@@ -33,6 +32,16 @@ from face_align_env.vector_env import FaceAlignVectorEnv
 
 GAMMA = 0.9  # Table 2
 OCCLUDED = 0.3  # of a face's points: our line between a face that is hardly occluded and one that is heavily
+
+
+class CropAligner(Protocol):
+    """A row of the table: whatever finds landmarks in crops, as :class:`~agents.aligner.FaceAligner` does."""
+
+    batch_size: int
+
+    def align_crops(self, crops: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """(N, 256, 256, 3) uint8 -> trajectories (N, T + 1, K, 2) in crop pixels, and (N,) numbers of iterations."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ class Outcome:
         return replace(self, row=row, episodes=episodes)
 
 
-def evaluate_method(method: str, aligner: FaceAligner, prepared: PreparedFaces, seed: int = 0) -> Outcome:
+def evaluate_method(method: str, aligner: CropAligner, prepared: PreparedFaces, seed: int = 0) -> Outcome:
     """Run a method on every face of a split.
 
     :param method: its name in the table

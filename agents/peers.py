@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +24,6 @@ from face_align_env.prepared import PreparedFaces
 from pretrain.settings import settle
 
 PREDICTOR, SETTINGS = "dlib.dat", "dlib.json"  # in a folder of peers
-
-
-class CropAligner(Protocol):
-    """A row of the table: whatever finds landmarks in crops, as :class:`~agents.aligner.FaceAligner` does."""
-
-    batch_size: int
-
-    def align_crops(self, crops: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """(N, 256, 256, 3) uint8 -> trajectories (N, T + 1, K, 2) in crop pixels, and (N,) numbers of iterations."""
-        ...
 
 
 def import_dlib() -> Any:

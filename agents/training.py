@@ -37,14 +37,14 @@ class AgentConfig:
     :param overrides: further keywords of :class:`~agents.dcrn.DCRN`
     """
 
-    timesteps: int = 20_000
-    num_envs: int = 16
-    gradient_steps: int = 1
+    timesteps: int = 50_000
+    num_envs: int = 64
+    gradient_steps: int = 4
     batch_size: int = 128
     preset: str = "stable"
     seed: int = 0
     augment: bool = True
-    checkpoint_timesteps: int = 4_000
+    checkpoint_timesteps: int = 10_000
     overrides: dict[str, Any] | None = None
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from rich.console import Console
 
-from agents.evaluation import Outcome, evaluate_method, table
-from agents.peers import PREDICTOR, CropAligner, DlibAligner, peers_note, train_dlib
+from agents.evaluation import CropAligner, Outcome, evaluate_method, table
+from agents.peers import PREDICTOR, DlibAligner, peers_note, train_dlib
 from agents.runs import RunConfig, methods
 from face_align_env.datasets import load_dataset
 from face_align_env.files import write_json

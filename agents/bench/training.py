@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from agents.bench.environments import observation_bytes
 from agents.bench.measure import Baseline, Entry, interleave, timed
 from agents.bench.workbench import Workbench
+from agents.code_buffer import CodeReplayBuffer
 from agents.dcrn import DCRN
 from agents.replay_buffer import FaceReplayBuffer
 from agents.training import AgentConfig
@@ -43,9 +44,10 @@ class Agent:
     """DCRN in the midst of its training, as :func:`~agents.training.train_dcrn` sets it up.
 
     :param bench: the faces and networks
+    :param frozen: leave the patch encoder as it is: the replay buffer then keeps codes instead of faces
     """
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: Workbench, frozen: bool = True) -> None:
         config = AgentConfig()
         self.num_envs: int = bench.choose(config.num_envs, 2)
         self.batch_size: int = bench.choose(config.batch_size, 4)
@@ -67,7 +69,14 @@ class Agent:
         )
         # critic_warmup=0: an update that trains the actor too, as all but the first ones do
         self.model = DCRN(
-            env=self.env, lrn=bench.lrn, batch_size=self.batch_size, critic_warmup=0, seed=0, device=bench.device
+            env=self.env,
+            lrn=bench.lrn,
+            batch_size=self.batch_size,
+            critic_warmup=0,
+            freeze_encoder=frozen,
+            buffer_size=4096,
+            seed=0,
+            device=bench.device,
         )
         self.model.set_logger(Logger(None, []))
         _, self._callback = self.model._setup_learn(10**9, CallbackList([]))
@@ -75,8 +84,8 @@ class Agent:
             self.rollout()
 
     @property
-    def buffer(self) -> FaceReplayBuffer:
-        assert isinstance(self.model.replay_buffer, FaceReplayBuffer)
+    def buffer(self) -> FaceReplayBuffer | CodeReplayBuffer:
+        assert isinstance(self.model.replay_buffer, FaceReplayBuffer | CodeReplayBuffer)
         return self.model.replay_buffer
 
     def rollout(self) -> None:
@@ -110,7 +119,7 @@ class Agent:
 class _Sampled:
     """A replay buffer's answer, without the buffer."""
 
-    def __init__(self, buffer: FaceReplayBuffer, batch_size: int) -> None:
+    def __init__(self, buffer: FaceReplayBuffer | CodeReplayBuffer, batch_size: int) -> None:
         self._sample = buffer.sample(batch_size)
 
     def sample(self, batch_size: int) -> Any:
@@ -118,27 +127,34 @@ class _Sampled:
 
 
 def measure_replay(bench: Workbench) -> Iterator[Entry]:
-    """Inserting and sampling, as DCRN does it, in units of the gradient step that they serve."""
-    agent = Agent(bench)
-    buffer, batch = agent.buffer, agent.batch_size
-    plain = copy.copy(buffer)
-    plain.faces = bench.source
-    functions: dict[str, tuple[int, Callable[[], object]]] = {
-        f"insertion of {agent.num_envs}": (agent.num_envs, agent.insertion()),
-        f"sampling of {batch}, plain": (batch, partial(plain.sample, batch)),
-        f"sampling of {batch}, augmented": (batch, partial(buffer.sample, batch)),
-    }
-    update, *times = bench.compare(
-        partial(agent.update_on, _Sampled(buffer, batch)), *(function for _, function in functions.values())
-    )
-    for (name, (count, _)), timing in zip(functions.items(), times, strict=True):
-        yield timed("replay", name, timing, count, "transition", baseline=Baseline(_BARE_UPDATE, update))
-    yield timed("replay", f"{_BARE_UPDATE}, {batch}", update, batch, "transition",
-                baseline=Baseline("sampling, augmented", times[-1]))  # fmt: skip
-    kept = float(buffer.bytes_per_transition)
-    ratio = kept / (2 * observation_bytes(bench))
-    yield Entry("replay", "memory of a transition", bytes=kept, ratio=ratio, ratio_to="its two observations")
-    agent.env.close()
+    """Inserting and sampling, as DCRN does it, in units of the gradient step that they serve.
+
+    Twice: of faces, whose patches are cut again, for an encoder that learns; of codes, for a frozen one.
+    """
+    for frozen in (False, True):
+        agent = Agent(bench, frozen)
+        buffer, batch, kind = agent.buffer, agent.batch_size, "codes" if frozen else "faces"
+        functions: dict[str, tuple[int, Callable[[], object]]] = {
+            f"{kind}: insertion of {agent.num_envs}": (agent.num_envs, agent.insertion()),
+            f"{kind}: sampling of {batch}": (batch, partial(buffer.sample, batch)),
+        }
+        if isinstance(buffer, FaceReplayBuffer):
+            plain = copy.copy(buffer)
+            plain.faces = bench.source
+            functions[f"{kind}: sampling of {batch}, plain"] = (batch, partial(plain.sample, batch))
+        update, *times = bench.compare(
+            partial(agent.update_on, _Sampled(buffer, batch)), *(function for _, function in functions.values())
+        )
+        for (name, (count, _)), timing in zip(functions.items(), times, strict=True):
+            yield timed("replay", name, timing, count, "transition", baseline=Baseline(_BARE_UPDATE, update))
+        yield timed("replay", f"{kind}: {_BARE_UPDATE}, {batch}", update, batch, "transition",
+                    baseline=Baseline("sampling", times[1]))  # fmt: skip
+        kept = float(buffer.bytes_per_transition)
+        ratio = kept / (2 * observation_bytes(bench))
+        yield Entry(
+            "replay", f"{kind}: memory of a transition", bytes=kept, ratio=ratio, ratio_to="its two observations"
+        )
+        agent.env.close()
 
 
 def measure_training(bench: Workbench) -> Iterator[Entry]:

@@ -54,7 +54,8 @@ def test_it_starts_as_the_pretrained_lrn(toy_env: Any, new_dcrn: NewDCRN, lrn: L
         assert same(network, state(lrn))
     for trunk in (model.policy.critic.trunk, model.policy.critic_target.trunk):
         assert same(trunk, state(lrn.trunk))
-    assert model.lrn is model.policy.actor.lrn
+    averaged = preset == "stable"
+    assert model.lrn is (model.policy.actor_target if averaged else model.policy.actor).lrn
     assert model.lrn is not lrn
 
 

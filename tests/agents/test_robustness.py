@@ -17,12 +17,9 @@ import torch
 from agents import robustness, runs
 from agents.aligner import FaceAligner
 from agents.evaluation import evaluate_method
+from agents.perturbations import PERTURBATIONS, Crop, Perturbation, crop_of, shifted
 from agents.robustness import (
-    PERTURBATIONS,
-    Crop,
-    Perturbation,
     cells,
-    crop_of,
     measure,
     other_boxes,
     run_robustness,
@@ -162,7 +159,7 @@ def test_a_face_at_the_edge_of_its_photo_is_perturbed_alike(faces: PreparedFaces
         perturb = BY_NAME[name].perturb
         assert perturb is not None
         found = crop_of(perturb(edge, value, 0.0), edge, 1.0, faces.margin)
-        plain = crop_of(robustness.shifted(edge, 0.0, 0.0), edge, 1.0, faces.margin)
+        plain = crop_of(shifted(edge, 0.0, 0.0), edge, 1.0, faces.margin)
         np.testing.assert_array_equal(found.image, plain.image)
         np.testing.assert_allclose(found.landmarks, plain.landmarks, atol=1e-3)
 
