@@ -115,10 +115,14 @@ class CodeReplayBuffer(ReplayBuffer):
         if self.pos == self.buffer_size:
             self.full, self.pos = True, 0
 
+    def complete(self) -> np.ndarray:
+        """Numbers (row times environments plus environment) of the transitions that can be sampled."""
+        n = self.size()
+        return np.flatnonzero(self.followed[:n] | self.dones[:n])
+
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DictReplayBufferSamples:  # type: ignore[override]
         """Transitions drawn with equal probability from those whose s_{t+1} is known or not needed."""
-        n = self.size()
-        complete = np.flatnonzero(self.followed[:n] | self.dones[:n])
+        complete = self.complete()
         if not len(complete):
             raise ValueError("CodeReplayBuffer holds no complete transition yet: raise learning_starts.")
         return self._get_samples(np.random.choice(complete, batch_size), env)

@@ -216,6 +216,8 @@ class DCRN(DDPG):
     def train(self, gradient_steps: int, batch_size: int = 128) -> None:
         """Updates of Algorithm 1, with the critic's warm-up and the imitation term."""
         policy, size = self.policy, self.policy.critic.action_size
+        if isinstance(self.replay_buffer, CodeReplayBuffer) and not len(self.replay_buffer.complete()):
+            return  # a loaded model without its transitions, after its first step
         policy.set_training_mode(True)
         self._update_learning_rate(policy.actor.optimizer)
         update_learning_rate(policy.critic.optimizer, self.critic_learning_rate)

@@ -102,6 +102,16 @@ def test_saved_models_predict_alike_and_learn_on(toy_env: Any, new_dcrn: NewDCRN
     assert again.num_timesteps == 34
 
 
+def test_a_loaded_model_goes_on_without_its_transitions(toy_vec_env: Any, new_dcrn: NewDCRN, tmp_path: Path) -> None:
+    """After its first step there is no complete transition, unless an episode has ended with it."""
+    options = {"alpha_1": 1e-9}  # no episode ends
+    new_dcrn(toy_vec_env(2, True, **options)).learn(10).save(tmp_path / "model.zip")
+    model = DCRN.load(tmp_path / "model.zip", env=toy_vec_env(2, True, **options), device="cpu")
+    updates = model._n_updates
+    model.learn(4, reset_num_timesteps=False)
+    assert model._n_updates == updates + 1, "none after the first of the two steps"
+
+
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_a_loaded_model_goes_on_with_any_number_of_faces(
     toy_vec_env: Any, new_dcrn: NewDCRN, tmp_path: Path, num_envs: int
