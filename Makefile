@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml setup.cfg constraints.txt face_align_env/_gather.c
 
 demo: $(INSTALLED)
 	$(BIN)/face-align run --dataset synthetic --preset tiny --name demo --option size=600 \
-		--gen-epochs 40 --lrn-epochs 13 --timesteps 8000 --batch-size 64 --no-augment --device cpu
+		--gen-epochs 40 --lrn-epochs 13 --timesteps 20000 --device cpu
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -101,16 +101,16 @@ def make_initializer(
 def released_gen(scheme: LandmarkScheme, dataset: str = "300w") -> str | None:
     """The release whose GEN starts episodes on a dataset, or None where there is none for the scheme.
 
-    Synthetic faces start from what has learnt from synthetic faces, all others from what has learnt from photos; where
-    there is only the other kind, from that: a coarse shape is a better start than the mean shape.
+    Synthetic faces start from what has learnt from synthetic faces, all others from what has learnt from photos: a GEN
+    that has never seen such faces would be no start that figures could be compared with.
 
     :param scheme: the landmarks
     :param dataset: name of the dataset
     :return: name of the release
     """
     synthetic = dataset.startswith("synthetic")
-    names = [name for name in released_names() if name.endswith(f"-{scheme.num_landmarks}")]
-    return min(names, key=lambda name: (name.startswith("synthetic") != synthetic, name), default=None)
+    of_scheme = (name for name in released_names() if name.endswith(f"-{scheme.num_landmarks}"))
+    return min((name for name in of_scheme if name.startswith("synthetic") == synthetic), default=None)
 
 
 def _listed(names: list[str]) -> str:
