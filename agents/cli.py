@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,21 +12,26 @@ from rich.markup import escape
 
 from agents.data_commands import data_app
 from agents.options import (
+    AugmentationOption,
     DatasetOption,
     DeviceOption,
     DevicesOption,
     LandmarksOption,
+    LearningRateOption,
     OptionOption,
     OutputOption,
     PrecisionOption,
     PresetOption,
+    PretrainBatchOption,
     RootOption,
     SeedOption,
     announce,
     console,
     data_of,
     done,
+    keywords_of,
     options_of,
+    training_of,
 )
 from agents.study_commands import ablate, release, robustness, summarize
 
@@ -50,6 +54,9 @@ def pretrain_gen(
     preset: PresetOption = "compact",
     output: OutputOption = Path("runs/gen"),
     epochs: Annotated[int | None, typer.Option(help="Passes over the faces; default: the recipe's.")] = None,
+    batch_size: PretrainBatchOption = None,
+    learning_rate: LearningRateOption = None,
+    augmentation: AugmentationOption = None,
     landmarks: LandmarksOption = None,
     option: OptionOption = None,
     device: DeviceOption = "auto",
@@ -58,15 +65,17 @@ def pretrain_gen(
     seed: SeedOption = 0,
 ) -> None:
     """Train the Global Estimation Network (Table 1) with Eq. 1. Goes on from OUTPUT/checkpoint.pt."""
+    from face_align_env.augmentation import Augmentation
     from pretrain import recipes
     from pretrain.loop import make_fabric
 
     chosen = recipes.recipe(preset)
-    config = replace(chosen.gen_training, seed=seed, epochs=epochs or chosen.gen_training.epochs)
+    config = training_of(chosen.gen_training, seed, epochs, batch_size, learning_rate)
+    views = keywords_of(Augmentation, augmentation, "--augmentation")
     fabric = make_fabric(device, precision, devices)
     faces = recipes.FacesOnDevice(data_of(dataset, root, landmarks, option), fabric.device)
     announce(f"GEN ({chosen.gen}) on {dataset}, {len(faces.prepared('train'))} faces, {config}, on {fabric.device}")
-    error = recipes.pretrain_gen(faces, chosen.gen, config, output, fabric)
+    error = recipes.pretrain_gen(faces, chosen.gen, config, output, fabric, views)
     done(f"NME on the test split {100 * error:.2f} %", output / "weights.safetensors")
 
 
@@ -79,7 +88,16 @@ def pretrain_lrn(
     from_: Annotated[str, typer.Option("--from", help="Where x_0 comes from: gen or mean.")] = "gen",
     gen: Annotated[Path, typer.Option(help="GEN's weights, for --from gen.")] = Path("runs/gen/weights.safetensors"),
     iterations: Annotated[int, typer.Option(help="Length m of the cascade.")] = 8,
+    jitter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How x_0 is moved, with --from gen, as KEY=VALUE (shift=0, scale, rotation); repeat for more."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the faces; default: the recipe's.")] = None,
+    batch_size: PretrainBatchOption = None,
+    learning_rate: LearningRateOption = None,
+    augmentation: AugmentationOption = None,
     landmarks: LandmarksOption = None,
     option: OptionOption = None,
     device: DeviceOption = "auto",
@@ -88,13 +106,17 @@ def pretrain_lrn(
     seed: SeedOption = 0,
 ) -> None:
     """Train the Local Regression Network as a cascade of a fixed length. Goes on from OUTPUT/checkpoint.pt."""
+    from face_align_env.augmentation import Augmentation
     from pretrain import recipes
     from pretrain.loop import make_fabric
+    from pretrain.objectives import StartJitter
 
     if from_ not in ("gen", "mean"):
         raise typer.BadParameter(f"'{from_}' is neither gen nor mean.", param_hint="--from")
     chosen = recipes.recipe(preset)
-    config = replace(chosen.lrn_training, seed=seed, epochs=epochs or chosen.lrn_training.epochs)
+    config = training_of(chosen.lrn_training, seed, epochs, batch_size, learning_rate)
+    views = keywords_of(Augmentation, augmentation, "--augmentation")
+    moved = keywords_of(StartJitter, jitter, "--jitter")
     fabric = make_fabric(device, precision, devices)
     faces = recipes.FacesOnDevice(data_of(dataset, root, landmarks, option), fabric.device)
     announce(
@@ -102,7 +124,7 @@ def pretrain_lrn(
         f"{len(faces.prepared('train'))} faces, {config}, on {fabric.device}"
     )
     start = gen if from_ == "gen" else None
-    error = recipes.pretrain_lrn(faces, chosen.lrn, config, output, fabric, start, iterations)
+    error = recipes.pretrain_lrn(faces, chosen.lrn, config, output, fabric, start, iterations, views, jitter=moved)
     done(f"NME on the test split {100 * error:.2f} %", output / "weights.safetensors")
 
 

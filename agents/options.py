@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    from pretrain.loop import TrainingConfig
+
+T = TypeVar("T")
 
 DatasetOption = Annotated[
     str, typer.Option(help="synthetic, 300w, cofw, aflw, ytf, pts; several of one landmark scheme joined by '+'.")
@@ -34,6 +40,14 @@ PrecisionOption = Annotated[
     typer.Option(help="Of supervised training: 32-true, bf16-mixed, ... Default: bf16-mixed on CUDA, else 32-true."),
 ]
 DevicesOption = Annotated[int, typer.Option(help="Number of devices that train together.")]
+PretrainBatchOption = Annotated[int | None, typer.Option("--batch-size", help="Faces a step; default: the recipe's.")]
+LearningRateOption = Annotated[float | None, typer.Option(help="Adam's, at its highest; default: the recipe's.")]
+AugmentationOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--augmentation", help="Range of the random views as KEY=VALUE (rotation=40, blur=0); repeat for more."
+    ),
+]
 OutputOption = Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard curves.")]
 
 # Piped into a file the tables keep their columns.
@@ -53,6 +67,28 @@ def options_of(given: list[str] | None, name: str = "--option") -> dict[str, Any
         key, _, value = text.partition("=")
         pairs[key] = _value(value)
     return pairs
+
+
+def training_of(
+    config: TrainingConfig, seed: int, epochs: int | None, batch_size: int | None, learning_rate: float | None
+) -> TrainingConfig:
+    """A recipe's training with what the options change."""
+    changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    return replace(config, seed=seed, **{key: value for key, value in changes.items() if value is not None})
+
+
+def keywords_of(made: type[T], given: list[str] | None, name: str) -> T:
+    """An object whose keywords an option gave as KEY=VALUE.
+
+    :param made: its class, a dataclass
+    :param given: the option's values
+    :param name: the option, for messages
+    """
+    keywords, known = options_of(given, name), [field.name for field in fields(made)]  # type: ignore[arg-type]
+    unknown = [key for key in keywords if key not in known]
+    if unknown:
+        raise typer.BadParameter(f"'{unknown[0]}' is none of {', '.join(known)}.", param_hint=name)
+    return made(**keywords)
 
 
 def data_of(dataset: str, root: str | None, landmarks: int | None, option: list[str] | None) -> Any:

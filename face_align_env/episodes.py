@@ -140,9 +140,9 @@ def make_task(
         initializer = released_gen(prepared.scheme, faces.name) or "mean"
         if initializer == "mean":
             warnings.warn(
-                f"There are no released GEN weights for {prepared.scheme.num_landmarks} landmarks: episodes start from "
-                "the mean shape. Train GEN with 'face-align pretrain gen --dataset ...' and pass the weights' path "
-                "as initializer=..., or pass initializer='mean' to silence this.",
+                f"There are no released GEN weights for {prepared.scheme.num_landmarks} landmarks of {faces.name}: "
+                "episodes start from the mean shape. Train GEN with 'face-align pretrain gen --dataset ...' and pass "
+                "the weights' path as initializer=..., or pass initializer='mean' to silence this.",
                 stacklevel=3,
             )
     return Task(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -150,6 +150,7 @@ def pretrain_lrn(
     iterations: int = 8,
     augmentation: Augmentation | None = None,
     action_limit: float | None = None,
+    jitter: StartJitter | None = None,
 ) -> float:
     """Train LRN as a cascade of a fixed number of iterations; its weights are ``folder/weights.safetensors``.
 
@@ -157,6 +158,7 @@ def pretrain_lrn(
         Table 6)
     :param iterations: m
     :param action_limit: bound of an increment, pixels; None: the preset's
+    :param jitter: how GEN's x_0 is moved; None: as :class:`~pretrain.objectives.StartJitter` does by default
     :return: NME on the test split, a fraction
     """
     train = faces("train", CROP_SIZE)
@@ -166,9 +168,10 @@ def pretrain_lrn(
     if action_limit is not None:
         network = replace(network, action_limit=action_limit)
     start: GEN | MeanStart = MeanStart(torch.from_numpy(prepared.mean_shape())).to(fabric.device)
-    jitter = None
-    if gen is not None:
-        start, jitter = GEN.load(gen, device=fabric.device), StartJitter()
+    if gen is None:
+        jitter = None
+    else:
+        start, jitter = GEN.load(gen, device=fabric.device), jitter or StartJitter()
         if start.num_landmarks != network.num_landmarks:
             raise ValueError(
                 f"GEN in '{os.fspath(gen)}' predicts {start.num_landmarks} landmarks, the dataset has "
@@ -183,6 +186,7 @@ def pretrain_lrn(
         "from": "mean" if gen is None else "gen",
         "gen_sha256": None if gen is None else file_digest(gen),
         "iterations": iterations,
+        "jitter": None if jitter is None else asdict(jitter),
         "mean_shape": prepared.mean_shape().tolist(),
     }
     title = f"LRN-{iterations}" if gen is None else f"GEN-LRN{iterations}"

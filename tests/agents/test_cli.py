@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from agents import cli, options
@@ -179,3 +180,28 @@ def test_a_runs_configuration_survives_its_file(here: Path) -> None:
     config.write(here / "runs" / "a")
     assert RunConfig.read(here / "runs" / "a") == config
     config.write(here / "runs" / "a")  # the same again is no conflict
+
+
+def test_ranges_of_the_training_are_options(here: Path) -> None:
+    common = ("--epochs", "1", "--option", "size=4", "--preset", "micro", "--device", "cpu")
+    call("pretrain", "gen", *common, "--augmentation", "rotation=3", "--batch-size", "2", "--output", "gen")
+    settings = torch.load(here / "gen" / "checkpoint.pt", weights_only=False)["identity"]
+    assert (settings["augmentation"]["rotation"], settings["augmentation"]["blur"]) == (3, 3.0)
+    assert settings["batch_size"] == 2
+    weights = "gen/weights.safetensors"
+    call("pretrain", "lrn", *common, "--gen", weights, "--jitter", "shift=0", "--iterations", "1", "--output", "lrn")
+    assert torch.load(here / "lrn" / "checkpoint.pt", weights_only=False)["identity"]["jitter"]["shift"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("pretrain gen --augmentation spin=3", "'spin' is none of rotation, scale"),
+        ("pretrain lrn --jitter blur=3", "'blur' is none of shift, scale, rotation"),
+        ("train --set noise", "'noise' is not KEY=VALUE"),
+    ],
+)
+def test_unknown_keywords_are_usage_errors(arguments: str, message: str) -> None:
+    result = CliRunner().invoke(app, arguments.split())
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
