@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from agents.replay_buffer import StateReplayBuffer
 from face_align_env.mdp import HISTORY_SIZE
 
 Encoder = Callable[[Tensor], Tensor]
 """(N, K, P, P, 3) uint8 patches -> (N, C) codes."""
 
 
-class CodeReplayBuffer(ReplayBuffer):
+class CodeReplayBuffer(StateReplayBuffer):
     """Replay buffer of FaceAlign-v0 that stores the codes of the patches, each state once.
 
     A frozen encoder says the same of a state whenever it is asked. It is asked once, when the transition comes in, and
@@ -52,35 +52,23 @@ class CodeReplayBuffer(ReplayBuffer):
         handle_timeout_termination: bool = False,
         encoder: Encoder | None = None,
     ) -> None:
-        if not (isinstance(observation_space, spaces.Dict) and "patches" in observation_space.spaces):
-            raise ValueError(f"CodeReplayBuffer is made for FaceAlign-v0's observations, not for {observation_space}.")
-        if optimize_memory_usage or handle_timeout_termination:
+        if handle_timeout_termination:
             raise ValueError(
-                "CodeReplayBuffer keeps each state once, and none after an episode's end: leave optimize_memory_usage "
-                "and handle_timeout_termination at False."
+                "CodeReplayBuffer keeps no state after an episode's end: leave handle_timeout_termination at False."
             )
-        # Not ReplayBuffer's constructor: it would allocate the observations that are not kept here.
-        super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
-        self.buffer_size = max(buffer_size // n_envs, 1)
-        self.optimize_memory_usage = self.handle_timeout_termination = False
+        super().__init__(
+            buffer_size, observation_space, action_space, device, n_envs, optimize_memory_usage,
+            handle_timeout_termination,
+        )  # fmt: skip
         self.encoder = encoder
-        patches = observation_space["patches"].shape
-        assert patches is not None
         rows = (self.buffer_size, self.n_envs)
         self.codes: np.ndarray | None = None  # allocated with the first transition: the encoder tells their number
         self.history = np.zeros((*rows, HISTORY_SIZE), np.float16)
-        learned = self.action_dim == 2 * patches[0] + HISTORY_SIZE  # then the second half is the next row's history
-        self.actions = np.zeros((*rows, 2 * patches[0] if learned else self.action_dim), np.float32)
+        self.actions = np.zeros((*rows, self._stored_actions), np.float32)
         self.rewards = np.zeros(rows, np.float32)
         self.dones = np.zeros(rows, np.bool_)
         self.followed = np.zeros(rows, np.bool_)  # the next row holds s_{t+1}
         self._newest: int | None = None  # the row whose s_{t+1} comes with the next transition
-
-    @property
-    def bytes_per_transition(self) -> int:
-        """Memory that one transition takes."""
-        arrays = (a for a in vars(self).values() if isinstance(a, np.ndarray))
-        return sum(a.nbytes for a in arrays) // (self.buffer_size * self.n_envs)
 
     def add(  # type: ignore[override]
         self,
