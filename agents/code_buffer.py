@@ -23,8 +23,8 @@ class CodeReplayBuffer(StateReplayBuffer):
     """Replay buffer of FaceAlign-v0 that stores the codes of the patches, each state once.
 
     A frozen encoder says the same of a state whenever it is asked. It is asked once, when the transition comes in, and
-    an update then costs the layers after the encoder (see docs/performance.md). With ``compact`` a transition takes 6 kB
-    (codes and d_t in float16).
+    an update then costs the layers after the encoder (docs/performance.md has the times). With ``compact`` a transition
+    takes 6 kB (codes and d_t in float16).
 
     s_{t+1} is the state that the same environment stored next. After an episode's end there is none, and none is
     needed: an episode's last transition is not bootstrapped (Algorithm 1 has y = r there, at the limit of iterations,

@@ -235,14 +235,6 @@ def play_episodes(lrn: LRN, prepared: PreparedFaces, initializer: Any, num_envs:
     return Episodes(np.stack(rewards), successes)
 
 
-def episode_returns(
-    lrn: LRN, prepared: PreparedFaces, initializer: Any, num_envs: int = 64, **options: Any
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Of :func:`play_episodes`, whose parameters these are: (N,) returns, not discounted, and (N,) successes."""
-    episodes = play_episodes(lrn, prepared, initializer, num_envs, **options)
-    return episodes.returns, episodes.successes
-
-
 def paired_differences(outcome: Outcome, baseline: Outcome, seed: int = 0) -> dict[str, tuple[float, float, float]]:
     """What a method changes on the same faces, with 95 % bootstrap intervals.
 

@@ -150,7 +150,8 @@ def describe_recipe(config: RunConfig) -> str:
     return (
         f"GEN '{chosen.gen}', {gen.epochs} epochs with Eq. 1; LRN '{chosen.lrn}', {lrn.epochs} epochs as a cascade "
         f"that starts from GEN; DCRN '{agent.preset}', {agent.timesteps:,} transitions of DDPG. Precision of the "
-        f"supervised part: {config.precision or 'default of the device'}. The release has parameters in float16."
+        f"supervised part: {config.precision or 'default of the device'}. The release has parameters in float16; "
+        "the metrics were measured before that rounding."
     )
 
 

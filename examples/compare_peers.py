@@ -4,7 +4,8 @@
     python examples/compare_peers.py --run runs/300w-compact --root path/to/300w --threads 8
 
 Needs dlib: pip install "face-align-env[peers]". The predictor is kept in RUN/peers, the table in RUN/peers.json. With
-dlib's own options 2,000 faces take a quarter of an hour on one core; the small ones below show in seconds that it works:
+dlib's own options 2,000 faces take a quarter of an hour of one core; the small ones below show in seconds that it
+works:
 
     python examples/compare_peers.py --run runs/demo --peers runs/examples/peers --faces 50 --trees 20 --oversampling 2
 """

@@ -22,7 +22,6 @@ from agents.evaluation import (
     Outcome,
     Row,
     Sheet,
-    episode_returns,
     evaluate_method,
     nme_by_occlusion,
     occlusion_table,
@@ -114,9 +113,6 @@ def test_returns_are_those_of_playing_each_face(
     episodes = play_episodes(lrn, faces, MeanShape(mean_shape), num_envs, **options)
     returns, successes = episodes.returns, episodes.successes
     assert returns.shape == successes.shape == (7,)
-    for found, same in zip(episode_returns(lrn, faces, MeanShape(mean_shape), num_envs, **options),
-                           (returns, successes), strict=True):  # fmt: skip
-        np.testing.assert_array_equal(found, same)
     env = toy_env(True, "test", termination="oracle", **options)
     for i in range(6):
         observation, _ = env.reset(options={"index": i})
