@@ -303,7 +303,7 @@ def main() -> None:
     """The entry point: mistakes of the caller end in one line, not in a traceback."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("FACE_ALIGN_DEBUG"):
             raise
         Console(stderr=True).print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)

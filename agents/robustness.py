@@ -287,7 +287,8 @@ def other_boxes(data: Data, split: str) -> tuple[str, str, PreparedFaces] | None
 
     :param data: the faces
     :param split: which
-    :return: as :func:`measure` takes it; None: there is one kind, or the other's files are not there
+    :return: as :func:`measure` takes it; None: there is one kind
+    :raises DatasetNotFoundError: the other's files are not there
     """
     kinds = [dataset_class(part) for part in data.dataset.split("+")]
     if not all("boxes" in inspect.signature(kind).parameters for kind in kinds):
@@ -295,10 +296,7 @@ def other_boxes(data: Data, split: str) -> tuple[str, str, PreparedFaces] | None
     options = dict(data.options or {})
     own = str(options.get("boxes", "landmarks"))
     other = "landmarks" if own == "detector" else "detector"
-    try:
-        return own, other, replace(data, options={**options, "boxes": other}).prepare(split)
-    except DatasetNotFoundError:
-        return None
+    return own, other, replace(data, options={**options, "boxes": other}).prepare(split)
 
 
 def run_robustness(
@@ -323,6 +321,7 @@ def run_robustness(
     :param console: where to say what happens
     :return: the files that were written
     :raises FileNotFoundError: it is no run's folder, it has no weights, there is no data, or ``peers`` has no predictor
+    :raises ModuleNotFoundError: ``peers`` is given, and dlib is not installed
     """
     console = console or Console()
     folder = Path(folder)
@@ -341,7 +340,10 @@ def run_robustness(
         try:
             dlib = DlibAligner(where)
         except ModuleNotFoundError as error:
-            console.print(f"dlib is left out: {error}", highlight=False, markup=False)
+            if peers is not None:
+                raise  # it was asked for
+            notes.append(f"dlib is left out: {error}")
+            console.print(notes[-1], highlight=False, markup=False)
         else:
             if dlib.num_landmarks != prepared.scheme.num_landmarks:
                 raise ValueError(
@@ -350,7 +352,13 @@ def run_robustness(
                 )
             aligners.append(("dlib", dlib))
             notes.append(peers_note(dlib))
-    boxes = other_boxes(data, split)
+    boxes = None
+    try:
+        boxes = other_boxes(data, split)
+    except DatasetNotFoundError as error:
+        # The other perturbations are worth having without them, and the tables say what they lack.
+        notes.append(f"other boxes are left out: {error}")
+        console.print(notes[-1], highlight=False, markup=False)
     measured = measure(aligners, prepared, indices, boxes, seed=seed, progress=console.is_terminal)
     title = f"{data.dataset} {split}, {len(indices)} faces, preset {config.preset}, seed {config.seed}"
     suffix = "" if split == default else f"-{split}"

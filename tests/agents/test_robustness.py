@@ -26,7 +26,7 @@ from agents.robustness import (
     write_robustness,
 )
 from agents.runs import RunConfig
-from face_align_env.datasets import Face, load_dataset
+from face_align_env.datasets import DatasetNotFoundError, Face, load_dataset
 from face_align_env.datasets.base import read_image
 from face_align_env.mdp import nme
 from face_align_env.networks import gen as gen_network
@@ -203,6 +203,32 @@ def test_other_boxes_cut_other_crops_of_the_same_faces(aligner: FaceAligner, fac
 
 def test_a_dataset_of_one_kind_of_boxes_has_no_others() -> None:
     assert other_boxes(Data("synthetic", options={"size": 3}), "test") is None
+
+
+def test_boxes_whose_files_are_missing_are_named_in_the_tables(
+    micro_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(data: Data, split: str) -> None:
+        raise DatasetNotFoundError("bounding_boxes_ibug.mat is not there")
+
+    monkeypatch.setattr(robustness, "other_boxes", missing)
+    monkeypatch.setattr(robustness, "PERTURBATIONS", (few("shift"),))
+    document = json.loads(run_robustness(micro_run, faces=2)[0].read_text())
+    assert "other boxes are left out: bounding_boxes_ibug.mat is not there" in document["notes"]
+
+
+def test_dlib_that_is_asked_for_is_not_left_out(micro_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(folder: Path) -> None:
+        raise ModuleNotFoundError("dlib is not installed", name="dlib")
+
+    monkeypatch.setattr(robustness, "DlibAligner", absent)
+    monkeypatch.setattr(robustness, "PERTURBATIONS", (few("shift"),))
+    with pytest.raises(ModuleNotFoundError, match="not installed"):
+        run_robustness(micro_run, faces=2, peers=micro_run / "peers")
+    (micro_run / "peers").mkdir()
+    (micro_run / "peers" / robustness.PREDICTOR).touch()
+    document = json.loads(run_robustness(micro_run, faces=2)[0].read_text())
+    assert "dlib is left out: dlib is not installed" in document["notes"]
 
 
 def test_figures_are_those_of_the_errors(aligner: FaceAligner, faces: PreparedFaces, tmp_path: Path) -> None:
