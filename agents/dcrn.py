@@ -54,8 +54,8 @@ class DCRNPreset:
 
 
 PRESETS = {
-    # Algorithm 1 as it is written: updates from the first full minibatch on, nothing holds the actor. Only the critic is
-    # not quite that of Fig. 2: it is told the length of a_t, too.
+    # Algorithm 1 as it is written: updates from the first full minibatch on, nothing holds the actor. Only the critic
+    # is not quite that of Fig. 2: it is told the length of a_t, too.
     "paper": DCRNPreset(1e-3, 1e-3, 0.8, 128, 0, 0.0, 1.0, 0.0, False, False),
     "stable": DCRNPreset(1e-4, 1e-3, 0.005, 1000, 500, 1.0, 0.5, 0.2, True, True),
 }
