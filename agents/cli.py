@@ -236,6 +236,13 @@ def run_command(
     precision: PrecisionOption = None,
     seed: SeedOption = 0,
     seeds: SeedsOption = 1,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train this one only (gen, lrn-2, lrn-4, lrn-8, gen-lrn4, gen-lrn8, dcrn); repeat for several. "
+            "A release needs gen, gen-lrn4 and dcrn."
+        ),
+    ] = None,
 ) -> None:
     """All of it into runs/NAME: GEN, LRN-2/-4/-8, GEN-LRN4/8, DCRN, evaluation. Goes on where it stopped."""
     from agents import runs
@@ -262,7 +269,7 @@ def run_command(
         alpha_2=alpha_2,
     )
     folder = Path("runs") / name if name else _folder(dataset, landmarks, preset)
-    run_seeds(config, folder, seeds, device, console)
+    run_seeds(config, folder, seeds, device, console, stage)
     done("Table and figures are there", folder)
 
 

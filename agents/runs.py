@@ -51,6 +51,8 @@ GEN_CASCADE = 8  # GEN-LRN8
 # longer).
 POLICY_CASCADE = 4
 GEN_CASCADES = (POLICY_CASCADE, GEN_CASCADE)
+STAGES = ("gen", *(f"lrn-{m}" for m in MEAN_CASCADES), *(f"gen-lrn{m}" for m in GEN_CASCADES), "dcrn")
+RELEASED_STAGES = ("gen", f"gen-lrn{POLICY_CASCADE}", "dcrn")  # what a release needs
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,11 @@ class RunConfig:
 
 
 def run(
-    config: RunConfig, folder: str | os.PathLike[str], device: str = "auto", console: Console | None = None
+    config: RunConfig,
+    folder: str | os.PathLike[str],
+    device: str = "auto",
+    console: Console | None = None,
+    stages: Sequence[str] | None = None,
 ) -> None:
     """Train GEN, the cascades and DCRN, and evaluate; stages that are complete are left as they are.
 
@@ -107,9 +113,12 @@ def run(
     :param folder: the run's folder
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
     :param console: where to say what happens
+    :param stages: some of :data:`STAGES`; None: all. What is there is evaluated
+    :raises ValueError: there is no such stage, or one of them needs another that is not there
     """
     console = console or Console()
     folder = Path(folder)
+    wanted = _stages(stages, folder)
     chosen = recipe(config.preset)
     dataset = load_dataset(config.data.dataset, "train", config.data.root, config.data.landmarks, **_options(config))
     if config.alpha_2 is None:
@@ -120,19 +129,18 @@ def run(
     faces = FacesOnDevice(config.data, fabric.device)
     gen_config = replace(chosen.gen_training, seed=config.seed, epochs=config.gen_epochs or chosen.gen_training.epochs)
     lrn_config = replace(chosen.lrn_training, seed=config.seed, epochs=config.lrn_epochs or chosen.lrn_training.epochs)
-    stages = ["gen", *(f"lrn-{m}" for m in MEAN_CASCADES), *(f"gen-lrn{m}" for m in GEN_CASCADES), "dcrn"]
     console.print(
         f"Run in {folder}: {config.data.dataset}, {len(dataset)} training faces, {dataset.scheme.num_landmarks} "
         f"landmarks, preset {config.preset}, seed {config.seed}, on {fabric.device}."
     )
-    if not all((folder / stage / WEIGHTS).is_file() for stage in stages if stage != "dcrn"):
+    if not all((folder / stage / WEIGHTS).is_file() for stage in wanted if stage != "dcrn"):
         for part in ("train", "test"):
             faces(part, CROP_SIZE)  # read once, at full size; GEN's smaller crops are made from these
-    for number, stage in enumerate(stages, 1):
+    for number, stage in enumerate(wanted, 1):
         if (folder / stage / WEIGHTS).is_file():
-            console.print(f"{number}/{len(stages) + 1} {stage}: complete")
+            console.print(f"{number}/{len(wanted) + 1} {stage}: complete")
             continue
-        console.print(f"{number}/{len(stages) + 1} {stage}")
+        console.print(f"{number}/{len(wanted) + 1} {stage}")
         if stage == "gen":
             pretrain_gen(faces, chosen.gen, gen_config, folder / stage, fabric)
         elif stage == "dcrn":
@@ -152,8 +160,24 @@ def run(
             gen = folder / "gen" / WEIGHTS if stage.startswith("gen") else None
             iterations = int(stage.removeprefix("gen-").removeprefix("lrn").removeprefix("-"))
             pretrain_lrn(faces, chosen.lrn, lrn_config, folder / stage, fabric, gen, iterations)
-    console.print(f"{len(stages) + 1}/{len(stages) + 1} evaluate")
+    if not (folder / "gen" / WEIGHTS).is_file():
+        console.print(f"{len(wanted) + 1}/{len(wanted) + 1} evaluate: stage gen comes first")
+        return
+    console.print(f"{len(wanted) + 1}/{len(wanted) + 1} evaluate")
     evaluate(folder, device=str(fabric.device), console=console)
+
+
+def _stages(names: Sequence[str] | None, folder: Path) -> tuple[str, ...]:
+    """The stages of these names, in the order in which they are trained."""
+    unknown = [name for name in names or [] if name not in STAGES]
+    if unknown:
+        raise ValueError(f"There is no stage '{unknown[0]}'; there are {', '.join(STAGES)}.")
+    wanted = tuple(stage for stage in STAGES if names is None or stage in names)
+    for stage in wanted:
+        for needed in RELEASED_STAGES[: 2 if stage == "dcrn" else 1 if stage.startswith("gen-") else 0]:
+            if needed not in wanted and not (folder / needed / WEIGHTS).is_file():
+                raise ValueError(f"Stage {stage} needs {needed}, which '{folder}' does not have: train it, too.")
+    return wanted
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,7 @@ def run_seeds(
     seeds: int = 1,
     device: str = "auto",
     console: Console | None = None,
+    stages: Sequence[str] | None = None,
 ) -> None:
     """Do a run with ``seeds`` seeds, from ``config.seed`` on, and summarize them; with one it is an ordinary run.
 
@@ -177,6 +178,7 @@ def run_seeds(
     :param seeds: how many
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
     :param console: where to say what happens
+    :param stages: see :func:`~agents.runs.run`
     :raises ValueError: the folder holds a run of the other kind, or with other settings
     """
     folder = Path(folder)
@@ -186,13 +188,13 @@ def run_seeds(
     if seeds == 1:
         if not (folder / "config.json").is_file() and any(folder.glob("seed-*/config.json")):
             raise ValueError(f"'{folder}' holds a run of several seeds: give --seeds, or another --name.")
-        run(config, folder, device, console)
+        run(config, folder, device, console, stages)
         return
     if (folder / "config.json").is_file():
         raise ValueError(f"'{folder}' holds a run of one seed: give another --name for one of {seeds} seeds.")
     for seed in range(config.seed, config.seed + seeds):
         own = replace(config, seed=seed, agent=replace(config.agent, seed=seed))
-        run(own, folder / f"seed-{seed}", device, console)
+        run(own, folder / f"seed-{seed}", device, console, stages)
     summarize(folder, console)
 
 

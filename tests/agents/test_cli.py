@@ -117,6 +117,21 @@ def test_a_run_does_all_of_it_and_goes_on_where_it_stopped(
     assert "seed" in fail(capsys, monkeypatch, "run", "--name", "toy", "--preset", "micro", "--seed", "7")
 
 
+def test_a_run_of_some_stages_is_finished_later(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = here / "runs" / "toy"
+    assert "needs gen" in fail(capsys, monkeypatch, *RUN, "--stage", "gen-lrn4")
+    assert "gen-lrn8" in fail(capsys, monkeypatch, *RUN, "--stage", "gen-lrn5")
+    assert "stage gen comes first" in call(*RUN, "--stage", "lrn-2").output
+    call(*RUN, "--stage", "gen-lrn4", "--stage", "gen")
+    assert {path.parent.name for path in folder.glob("*/weights.safetensors")} == {"gen", "gen-lrn4", "lrn-2"}
+    document = json.loads((folder / "evaluation.json").read_text())
+    assert [row["method"] for row in document["rows"]] == ["GEN", "LRN-2", "GEN-LRN4", "LRN+Eq.3"]
+    assert call(*RUN).output.count("complete") == 3
+    assert all((folder / stage / "weights.safetensors").is_file() for stage in STAGES)
+
+
 def test_the_stages_by_themselves(here: Path) -> None:
     common = ["--dataset", "synthetic", "--option", "size=4", "--device", "cpu"]
     assert "runs/gen" in call("pretrain", "gen", "--preset", "micro", "--epochs", "1", *common).output
