@@ -63,8 +63,15 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
     - `+10` instead, at a terminal state
     - `-10` instead, when `max_iterations` have passed without one
 
-    `reward="dense"` gives 100 (NME(x_{t-1}) - NME(x_t)) instead, whatever the state; `iteration_cost` is taken from
-    every reward of either kind.
+    Variants, with the paper's as the default:
+
+    | `reward`   | What a step pays                                                                                |
+    |------------|-------------------------------------------------------------------------------------------------|
+    | `"paper"`  | Eq. 4, as above                                                                                 |
+    | `"dense"`  | 100 (NME(x_{t-1}) - NME(x_t)), whatever the state: the reduction in percent                     |
+    | `"shaped"` | Eq. 4 plus gamma Phi(s_t) - Phi(s_{t-1}) with Phi = -100 `shaping_scale` NME, and Phi = 0 of the state after the last step. The discounted return of an episode grows by -Phi(s_0), which no action changes, so that the optimal policy stays the same (Ng, Harada, Russell 1999): for an agent with the discount `shaping_gamma` that does not bootstrap past the limit of iterations |
+
+    `iteration_cost` is taken from every reward of any kind.
 
     ## Starting State
 
@@ -76,7 +83,11 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
 
     1. Termination (Eq. 3), never before the first action. `"oracle"`: NME(x_t) < alpha_1 and the L1 length of the
        action < alpha_2 K. `"blind"`: the paper's rule for testing, NME is taken as 0, so only the action counts.
-    2. Truncation: `max_iterations` actions without a terminal state. Algorithm 1 of the paper treats it as an end.
+       `"limit"`: a cascade of fixed length, never before `max_iterations` actions. Eq. 3's bound on the action says
+       when to stop, and that is given, so only NME(x_t) < alpha_1 is asked, of the last state: +10 and terminated
+       where it holds. A last step that is large and right is none to be punished.
+    2. Truncation: `max_iterations` actions without a terminal state; under `"limit"` too, -10: the cascade had its
+       length and has missed the face. Algorithm 1 of the paper treats it as an end.
 
     ## Info
 
@@ -115,14 +126,16 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
     | `landmarks`       | **int**                      | `None`        | Number of landmarks, where the dataset offers several              |
     | `dataset_options` | **dict**                     | `None`        | Further keywords of the dataset, e.g. `{"boxes": "detector"}`      |
     | `initializer`     | **str**, **path**, callable  | `"gen"`       | x_0: `"gen"`, the released GEN (where there is none: the mean shape, with a warning); `"mean"`, the mean shape of the training split; a file of GEN's weights; or any callable from (N, 256, 256, 3) crops to (N, K, 2) shapes |
-    | `termination`     | **str**                      | `None`        | `"oracle"` or `"blind"`; None: oracle on the training split, blind on others |
+    | `termination`     | **str**                      | `None`        | `"oracle"`, `"blind"` or `"limit"`, see Episode End; None: oracle on the training split, blind on others |
     | `alpha_1`         | **float**                    | `0.07`        | Eq. 3's bound on NME                                               |
     | `alpha_2`         | **float**                    | `None`        | Eq. 3's bound on the action, pixels per landmark; None: Table 2's value for the dataset (3.0 on 300W) |
     | `beta_1`          | **float**                    | `0.03`        | Eq. 4: the relative reduction of NME that earns +1                 |
     | `beta_2`          | **float**                    | `-0.02`       | Eq. 4: the relative reduction at or below which it costs -1        |
     | `max_iterations`  | **int**                      | `10`          | Length of an episode at most                                       |
-    | `reward`          | **str**                      | `"paper"`     | `"paper"`: Eq. 4; `"dense"`: the reduction of NME, percent         |
+    | `reward`          | **str**                      | `"paper"`     | `"paper"`, `"dense"` or `"shaped"`, see Rewards                    |
     | `iteration_cost`  | **float**                    | `0.0`         | Taken from every reward                                            |
+    | `shaping_gamma`   | **float**                    | `0.9`         | `"shaped"`: the agent's discount, Table 2's                        |
+    | `shaping_scale`   | **float**                    | `1.0`         | `"shaped"`: what a percent of NME is worth                         |
     | `action_limit`    | **float**                    | `32.0`        | Largest increment of a coordinate, pixels                          |
     | `patch_size`      | **int**                      | `30`          | Side of a patch, pixels                                            |
     | `normalizer`      | **str**                      | `None`        | Eq. 2's d: `"inter_ocular"`, `"inter_pupil"` or `"face_size"`; None: the dataset's own |
@@ -149,7 +162,7 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
     * v0: Initial version.
     """  # noqa: E501 - Markdown tables do not wrap
 
-    action_space: spaces.Box[np.float32]
+    action_space: spaces.Box
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 2}  # noqa: RUF012 - declared so by Gymnasium
 
@@ -202,7 +215,7 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
             self.render()
         return self._observation(), reward, terminated, truncated, info
 
-    def render(self) -> npt.NDArray[np.uint8] | None:
+    def render(self) -> Any:
         """The face with x_0, x_t, the ground truth and some patch windows.
 
         :return: (512, 512, 3) uint8 RGB for ``"rgb_array"``; None for ``"human"``, which shows it in a window

@@ -29,7 +29,7 @@ from face_align_env.prepared import FaceSource, PreparedFaces
 if TYPE_CHECKING:
     from face_align_env.augmentation import Augmentation
 
-TERMINATIONS = ("oracle", "blind")
+TERMINATIONS = ("oracle", "blind", "limit")
 
 ALL = slice(None)
 Slots = slice | npt.NDArray[np.int64]
@@ -43,7 +43,8 @@ class Task:
     :param source: the faces
     :param initializer: gives x_0
     :param parameters: constants of Eq. 3 and 4
-    :param termination: ``"oracle"`` or ``"blind"`` (Eq. 3 with NME taken as 0)
+    :param termination: ``"oracle"``, ``"blind"`` (Eq. 3 with NME taken as 0) or ``"limit"`` (never before
+        ``max_iterations``; then Eq. 3 with the action taken as 0)
     :param action_limit: largest increment of a coordinate in one iteration, pixels
     :param patch_size: side of a patch, pixels
     :param learned_history: whether the policy writes d_t, as the second part of its action
@@ -79,7 +80,7 @@ class Task:
         )
 
     @property
-    def action_space(self) -> spaces.Box[np.float32]:
+    def action_space(self) -> spaces.Box:
         """a_t, or [a_t, d_{t+1}] where the policy writes the history."""
         high = np.full(2 * self.num_landmarks, self.action_limit, dtype=np.float32)
         if self.learned_history:
@@ -102,6 +103,8 @@ def make_task(
     max_iterations: int = mdp.MAX_ITERATIONS,
     reward: str = mdp.MDPParameters.reward,
     iteration_cost: float = mdp.MDPParameters.iteration_cost,
+    shaping_gamma: float = mdp.MDPParameters.shaping_gamma,
+    shaping_scale: float = mdp.MDPParameters.shaping_scale,
     action_limit: float = DEFAULT_ACTION_LIMIT,
     patch_size: int = PATCH_SIZE,
     normalizer: str | None = None,
@@ -156,6 +159,8 @@ def make_task(
             max_iterations,
             reward,
             iteration_cost,
+            shaping_gamma,
+            shaping_scale,
         ),
         termination=termination,
         action_limit=float(action_limit),
@@ -222,7 +227,7 @@ class FaceOrder:
         return int(index), int(rng.integers(np.iinfo(np.int64).max))
 
 
-def valid_actions(actions: npt.ArrayLike, space: spaces.Box[np.float32]) -> npt.NDArray[np.float32]:
+def valid_actions(actions: npt.ArrayLike, space: spaces.Box) -> npt.NDArray[np.float32]:
     """Actions as float32, clipped to their space; a copy.
 
     :param actions: of the shape of ``space``
@@ -330,13 +335,20 @@ class EpisodeBatch:
 
         x_next = mdp.transition(x, a)
         nme_after = mdp.nme(x_next, self.ground_truth[slots], self.d[slots], self.counted[slots])
-        known_nme = nme_after if task.termination == "oracle" else 0.0
-        terminated = mdp.is_terminal(known_nme, a, parameters.alpha_1, parameters.alpha_2)
         timeout = t >= parameters.max_iterations
+        if task.termination == "limit":
+            # When to stop is given. What is left of Eq. 3 is whether the shape is good enough, asked once.
+            terminated = timeout & mdp.is_terminal(nme_after, a, parameters.alpha_1, alpha_2=np.inf)
+        else:
+            known_nme = nme_after if task.termination == "oracle" else 0.0
+            terminated = mdp.is_terminal(known_nme, a, parameters.alpha_1, parameters.alpha_2)
         if parameters.reward == "dense":
             rewards = mdp.dense_reward(nme_before, nme_after)
         else:
             rewards = mdp.reward(nme_before, nme_after, terminated, timeout, parameters.beta_1, parameters.beta_2)
+        if parameters.reward == "shaped":
+            gamma, scale = parameters.shaping_gamma, parameters.shaping_scale
+            rewards = rewards + mdp.shaping(nme_before, nme_after, terminated | timeout, gamma, scale)
         rewards = rewards - parameters.iteration_cost
         if not task.learned_history:
             d_next = np.concatenate([a / task.action_limit, self.history[slots]], axis=1)[:, :HISTORY_SIZE]

@@ -18,7 +18,7 @@ import numpy as np
 MAX_ITERATIONS = 10
 TERMINAL_REWARD = 10.0
 TIMEOUT_REWARD = -10.0
-REWARDS = ("paper", "dense")
+REWARDS = ("paper", "dense", "shaped")
 HISTORY_SIZE = 512  # of d_t
 DEFAULT_ACTION_LIMIT = 32.0  # pixels of the crop; bounds each coordinate of a_t, see FaceAlignEnv
 
@@ -33,8 +33,10 @@ class MDPParameters:
     :param beta_1: relative reduction of NME that earns +1 (Eq. 4)
     :param beta_2: relative reduction of NME at or below which it costs -1 (Eq. 4); negative
     :param max_iterations: the episode is stopped after this many iterations
-    :param reward: ``"paper"``: Eq. 4; ``"dense"``: :func:`dense_reward`
+    :param reward: ``"paper"``: Eq. 4; ``"dense"``: :func:`dense_reward`; ``"shaped"``: Eq. 4 plus :func:`shaping`
     :param iteration_cost: taken from every reward, so that an iteration must be worth it; 0 in the paper
+    :param shaping_gamma: the agent's discount, of which ``"shaped"`` must know; 0.9 in Table 2
+    :param shaping_scale: what a percent of NME is worth to ``"shaped"``
     :raises ValueError: when a value makes no sense
     """
 
@@ -45,12 +47,18 @@ class MDPParameters:
     max_iterations: int = MAX_ITERATIONS
     reward: str = "paper"
     iteration_cost: float = 0.0
+    shaping_gamma: float = 0.9
+    shaping_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.reward not in REWARDS:
             raise ValueError(f"reward must be one of {', '.join(REWARDS)}, got '{self.reward}'.")
         if not np.isfinite(self.iteration_cost):
             raise ValueError(f"iteration_cost must be a number, got {self.iteration_cost}.")
+        if not 0 <= self.shaping_gamma <= 1:
+            raise ValueError(f"shaping_gamma must be a discount from 0 to 1, got {self.shaping_gamma}.")
+        if not 0 < self.shaping_scale < np.inf:
+            raise ValueError(f"shaping_scale must be positive, got {self.shaping_scale}.")
         if self.alpha_1 <= 0 or self.alpha_2 <= 0:
             raise ValueError(f"alpha_1 and alpha_2 must be positive, got {self.alpha_1} and {self.alpha_2}.")
         if self.beta_2 > self.beta_1:
@@ -134,3 +142,21 @@ def dense_reward(nme_before: Any, nme_after: Any) -> Any:
     :return: (N,)
     """
     return 100 * (nme_before - nme_after)
+
+
+def shaping(nme_before: Any, nme_after: Any, ended: Any, gamma: float, scale: float) -> Any:
+    """What potential-based shaping adds to a reward: ``F = gamma Phi(s_t) - Phi(s_{t-1})``, ``Phi = -100 scale NME``.
+
+    Ng, Harada and Russell, "Policy invariance under reward transformations" (1999). The state after the last step has
+    ``Phi = 0``, so the terms of an episode, discounted by ``gamma``, sum to ``-Phi(s_0)``, whatever was done: an agent
+    with that discount has the same optimal policy as without. That is as true of the end by the limit of iterations,
+    for agents that take it for an end, as Algorithm 1 does; not for those that bootstrap past it.
+
+    :param nme_before: (N,) NME of ``x_{t-1}``, a fraction
+    :param nme_after: (N,) NME of ``x_t``
+    :param ended: (N,) bool, the episode is over with ``s_t``, terminal or not
+    :param gamma: the agent's discount
+    :param scale: potential of a percent of NME
+    :return: (N,)
+    """
+    return 100 * scale * (nme_before - gamma * np.where(ended, 0.0, nme_after))

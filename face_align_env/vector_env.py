@@ -43,8 +43,8 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
-    action_space: spaces.Box[np.float32]
-    single_action_space: spaces.Box[np.float32]
+    action_space: spaces.Box
+    single_action_space: spaces.Box
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
         self.single_observation_space = self.task.observation_space
         self.single_action_space = self.task.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = cast("spaces.Box[np.float32]", batch_space(self.single_action_space, num_envs))
+        self.action_space = cast(spaces.Box, batch_space(self.single_action_space, num_envs))
 
         self._orders = [self.task.new_order() for _ in range(num_envs)]
         self._rngs: list[np.random.Generator] = []

@@ -69,7 +69,9 @@ def only_style_warnings() -> Any:
         yield
 
 
-@pytest.mark.parametrize("options", [{}, {"augment": True}, {"learned_history": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"augment": True}, {"learned_history": True}, {"reward": "shaped", "termination": "limit"}], ids=str
+)
 @pytest.mark.usefixtures("only_style_warnings")
 def test_env_checkers_pass(toy_dataset: Toy, options: dict[str, Any]) -> None:
     # "human" needs pygame; test_rendering.py looks at the render modes one by one
@@ -260,6 +262,62 @@ def test_dense_reward_and_the_cost_of_an_iteration(toy_dataset: Toy, cost: float
     assert paper.step(np.zeros(A))[1] == pytest.approx({True: 10, False: 0}[paper.episodes.nme[0] < 0.07] - cost)
 
 
+def play(env: FaceAlignEnv, seed: int) -> tuple[list[float], dict[str, Any], dict[str, Any]]:
+    """Rewards, first and last info of an episode of steps that come to rest, or do not: that is up to the seed."""
+    rng = np.random.default_rng(seed)
+    fading = rng.uniform(0.5, 1.0)
+    _, first = env.reset(seed=seed)
+    rewards: list[float] = []
+    while True:
+        _, reward, terminated, truncated, info = env.step(rng.normal(0, 8 * fading ** len(rewards), A))
+        rewards.append(reward)
+        if terminated or truncated:
+            return rewards, first, info
+
+
+@pytest.mark.parametrize("termination", ["oracle", "blind", "limit"])
+@pytest.mark.parametrize(("gamma", "scale"), [(0.9, 1.0), (0.5, 3.0), (1.0, 0.2)])
+def test_shaping_changes_a_return_by_a_constant_of_the_start(
+    toy_dataset: Toy, termination: str, gamma: float, scale: float
+) -> None:
+    """Ng, Harada, Russell (1999): so no policy gains on another, however the episode ends."""
+    options: dict[str, Any] = {"termination": termination, "alpha_1": 0.14, "iteration_cost": 0.1, "max_iterations": 6}
+    paper = make(toy_dataset(), **options)
+    shaped = make(toy_dataset(), reward="shaped", shaping_gamma=gamma, shaping_scale=scale, **options)
+    ends = set()
+    for seed in range(12):
+        (one, first, last), (other, *_) = play(paper, seed), play(shaped, seed)
+        assert len(one) == len(other)
+        returns = [np.polyval(rewards[::-1], gamma) for rewards in (one, other)]
+        assert returns[1] - returns[0] == pytest.approx(100 * scale * first["nme"])
+        ends.add(last["is_success"])
+    assert ends == {True, False}, "the test proves too little"
+
+
+def test_shaping_is_paid_step_by_step(toy_dataset: Toy) -> None:
+    env, paper = (make(toy_dataset(), reward=reward, alpha_1=1e-9) for reward in ("shaped", "paper"))
+    _, before = env.reset(seed=0)
+    paper.reset(seed=0)
+    _, reward, _, _, after = env.step(large_action())
+    expected = 100 * (before["nme"] - 0.9 * after["nme"])
+    assert reward == pytest.approx(paper.step(large_action())[1] + expected)
+
+
+@pytest.mark.parametrize(("alpha_1", "success"), [(1e-9, False), (1e9, True)])
+def test_a_cascade_of_fixed_length_ends_at_the_limit(toy_dataset: Toy, alpha_1: float, success: bool) -> None:
+    """Neither a shape that has settled ends it nor one that has not: the last state's error says what it was worth."""
+    env = make(toy_dataset(), termination="limit", alpha_1=alpha_1, max_iterations=3)
+    env.reset(seed=0)
+    for action in (np.zeros(A), small_action()):
+        _, reward, terminated, truncated, info = env.step(action)
+        assert (terminated, truncated) == (False, False)
+        assert reward in (-1, 0, 1), "Eq. 4 until then"
+        assert "is_success" not in info
+    _, reward, terminated, truncated, info = env.step(large_action())
+    assert (reward, terminated, truncated) == ((10, True, False) if success else (-10, False, True))
+    assert info["is_success"] is success
+
+
 def test_normalizer_and_margin_reach_the_faces(toy_dataset: Toy) -> None:
     inter_pupil, wide = make(toy_dataset(), normalizer="inter_pupil"), make(toy_dataset(), margin=0.5)
     plain = make(toy_dataset())
@@ -404,7 +462,10 @@ def test_there_must_be_such_a_face(env: FaceAlignEnv, index: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"termination": "never"}, "oracle, blind"),
+        ({"termination": "never"}, "oracle, blind, limit"),
+        ({"reward": "sparse"}, "paper, dense, shaped"),
+        ({"reward": "shaped", "shaping_gamma": -0.1}, "shaping_gamma"),
+        ({"reward": "shaped", "shaping_scale": -1.0}, "shaping_scale"),
         ({"action_limit": 0.0}, "action_limit"),
         ({"normalizer": "nose"}, "inter_ocular"),
         ({"initializer": "nowhere.safetensors"}, "nowhere"),

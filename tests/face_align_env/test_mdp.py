@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from face_align_env import mdp
-from face_align_env.mdp import MDPParameters, dense_reward, is_terminal, nme, reward, transition
+from face_align_env.mdp import MDPParameters, dense_reward, is_terminal, nme, reward, shaping, transition
 
 K = 4
 ALPHA_1, ALPHA_2, BETA_1, BETA_2 = 0.07, 3.0, 0.03, -0.02
@@ -120,6 +120,27 @@ def test_dense_reward_is_the_reduction_in_percent() -> None:
     assert rewards.sum() == pytest.approx(100 * (errors[0] - errors[-1])), "an episode returns the whole of it"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "ended", "expected"),
+    [
+        (0.08, 0.05, False, 2 * (8 - 0.5 * 5)),  # gamma Phi(s_t) - Phi(s_(t-1)) with Phi = -2 x percent, gamma 0.5
+        (0.05, 0.08, False, 2 * (5 - 0.5 * 8)),
+        (0.08, 0.05, True, 2 * 8),  # no potential after the last step
+        (0.0, 0.0, False, 0.0),
+    ],
+)
+def test_shaping(before: float, after: float, ended: bool, expected: float) -> None:
+    paid = shaping(np.array([before]), np.array([after]), np.array([ended]), gamma=0.5, scale=2.0)
+    assert paid.tolist() == pytest.approx([expected])
+
+
+def test_shaping_of_a_whole_episode_is_the_potential_of_its_start() -> None:
+    errors = np.random.default_rng(0).uniform(0, 0.2, 9)
+    ended = np.arange(8) == 7
+    paid = shaping(errors[:-1], errors[1:], ended, 0.9, 1.5)
+    assert (0.9 ** np.arange(8) * paid).sum() == pytest.approx(150 * errors[0])
+
+
 def test_torch_and_numpy_agree() -> None:
     rng = np.random.default_rng(0)
     x, truth = rng.normal(size=(2, 50, K, 2))
@@ -150,6 +171,10 @@ def test_table_2() -> None:
         {"max_iterations": 0},
         {"reward": "sparse"},
         {"iteration_cost": np.nan},
+        {"shaping_gamma": 1.5},
+        {"shaping_gamma": np.nan},
+        {"shaping_scale": 0.0},
+        {"shaping_scale": np.inf},
     ],
     ids=str,
 )

@@ -83,6 +83,8 @@ def one_thread() -> Iterator[None]:
         ({}, 1000),
         ({"augment": True, "termination": "blind"}, 100),
         ({"learned_history": True, "termination": "blind"}, 200),
+        ({"reward": "shaped", "shaping_scale": 0.3, "iteration_cost": 0.1}, 100),
+        ({"reward": "shaped", "termination": "limit", "max_iterations": 3, "alpha_1": 0.3}, 100),
     ],
     ids=str,
 )
@@ -132,6 +134,31 @@ def test_timeouts_agree_with_single_environments(toy_dataset: Toy, mode: Autores
     for _ in range(3 if mode == AutoresetMode.DISABLED else 20):
         actions = random_actions(rng, ours.action_space.low)
         assert_same(ours.step(actions), theirs.step(actions))
+
+
+@pytest.mark.parametrize("termination", ["oracle", "blind", "limit"])
+def test_shaping_changes_a_return_by_a_constant_of_the_start(toy_dataset: Toy, termination: str) -> None:
+    options: dict[str, Any] = {"termination": termination, "alpha_1": 0.3, "max_iterations": 4}
+    envs = [
+        vector(toy_dataset(), autoreset_mode="Disabled", reward=reward, **options) for reward in ("paper", "shaped")
+    ]
+    rng = np.random.default_rng(0)
+    for seed in range(6):
+        (_, infos), _ = (env.reset(seed=seed) for env in envs)
+        start, returns, going = infos["nme"].copy(), np.zeros((2, N)), np.ones(N, dtype=bool)
+        for t in range(4):
+            actions = random_actions(rng, envs[0].action_space.low)
+            outcomes = [env.step(actions) for env in envs]
+            returns += [0.9**t * going * outcome[1] for outcome in outcomes]
+            ended = outcomes[0][2] | outcomes[0][3]
+            np.testing.assert_array_equal(ended, outcomes[1][2] | outcomes[1][3])
+            going &= ~ended
+            if not going.any():
+                break
+            if ended.any():  # the slots that are over begin another episode, which does not count
+                for env in envs:
+                    env.reset(options={"reset_mask": ended})
+        np.testing.assert_allclose(returns[1] - returns[0], 100 * start)
 
 
 def test_slots_of_a_test_split_each_go_through_it_in_order(toy_dataset: Toy) -> None:
