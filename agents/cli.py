@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from agents.benchmark_commands import benchmark, compare
+from agents.collect_commands import collect
 from agents.data_commands import data_app
 from agents.options import (
     AugmentationOption,
@@ -33,7 +35,7 @@ from agents.options import (
     options_of,
     training_of,
 )
-from agents.study_commands import ablate, release, robustness, summarize
+from agents.study_commands import ablate, release, robustness, summarize, tradeoff, watch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,7 +45,7 @@ app = typer.Typer(
 pretrain_app = typer.Typer(no_args_is_help=True, help="Supervised training of GEN and LRN (section 3).")
 app.add_typer(pretrain_app, name="pretrain")
 app.add_typer(data_app, name="data")
-for command in (robustness, ablate, summarize, release):
+for command in (benchmark, compare, collect, robustness, tradeoff, ablate, summarize, release, watch):
     app.command()(command)
 
 

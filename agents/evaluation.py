@@ -324,7 +324,7 @@ class Sheet:
     notes: tuple[str, ...] = ()
 
     def _is_text(self, column: int) -> bool:
-        return self.columns[column] in ("method", "source", "compared")
+        return self.columns[column] in ("method", "source", "compared", "row", "start", "run")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Drawn for the terminal; without a frame, and with headings on several lines, where it would not fit."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -78,7 +79,7 @@ class FaceReplayBuffer(StateReplayBuffer):
     :param optimize_memory_usage: must be False, there is nothing left to save
     :param handle_timeout_termination: bootstrap past the 10-iteration limit; Algorithm 1 does not
     :param faces: where the environment's faces come from, ``env.unwrapped.task.source``;
-        :class:`~agents.dcrn.DCRN` sets it by itself
+        :class:`~agents.dcrn.DCRN` sets it by itself, :class:`FacesFromEnv` for any other algorithm
     :raises ValueError: the spaces are not FaceAlign-v0's
     """
 
@@ -149,7 +150,7 @@ class FaceReplayBuffer(StateReplayBuffer):
         if self.faces is None:
             raise ValueError(
                 "FaceReplayBuffer does not know the faces. "
-                "Pass replay_buffer_kwargs=dict(faces=env.unwrapped.task.source)."
+                "Pass replay_buffer_kwargs=dict(faces=env.unwrapped.task.source), or the callback FacesFromEnv()."
             )
         at = batch_inds, np.random.randint(0, self.n_envs, size=len(batch_inds))
         n, p = len(batch_inds), self.patch_size
@@ -180,3 +181,23 @@ class FaceReplayBuffer(StateReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the faces: they are read from the dataset again."""
         return {**self.__dict__, "faces": None}
+
+
+class FacesFromEnv(BaseCallback):
+    """Gives a :class:`FaceReplayBuffer` the faces of the environment that the algorithm learns on.
+
+    For whom ``faces`` is out of reach where the buffer is described (RL Zoo's files of hyperparameters), and for a
+    buffer that was loaded, which has none. An algorithm without such a buffer is left alone.
+
+    ``SAC("MultiInputPolicy", env, replay_buffer_class=FaceReplayBuffer).learn(10_000, FacesFromEnv())``
+
+    :param verbose: as of any callback; there is nothing to say
+    """
+
+    def _on_training_start(self) -> None:
+        buffer = getattr(self.model, "replay_buffer", None)
+        if isinstance(buffer, FaceReplayBuffer):
+            buffer.faces = self.training_env.get_attr("task", indices=0)[0].source
+
+    def _on_step(self) -> bool:
+        return True

@@ -1,4 +1,4 @@
-"""``face-align robustness|ablate|summarize|release``: what is done with a run that is trained."""
+"""``face-align robustness|tradeoff|ablate|summarize|release|watch``: what is done with a run that is trained."""
 
 from __future__ import annotations
 
@@ -32,6 +32,27 @@ def robustness(
 
     announce(f"Perturbing the faces of {run} on {device}")
     for path in run_robustness(run, split, faces, root, device, peers, seed, console):
+        done("Written", path)
+
+
+def tradeoff(
+    run: RunArgument,
+    split: SplitOption = None,
+    alpha_2: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--alpha-2", help="A bound of Eq. 3 to try, pixels; repeat for several. Default: 13 from 0.5 to 8."
+        ),
+    ] = None,
+    root: RootOption = None,
+    device: DeviceOption = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
+) -> None:
+    """What an iteration buys: accuracy over iterations for many bounds of Eq. 3, and for cascades of fixed length."""
+    from agents.tradeoff import run_tradeoff
+
+    announce(f"Measuring {run} on {device}")
+    for path in run_tradeoff(run, split, alpha_2, root, device, seed, console).paths:
         done("Written", path)
 
 
@@ -90,3 +111,32 @@ def release(
             f"({metric.nme_low:.2f} .. {metric.nme_high:.2f}), failures {metric.failure_rate:.1f} %"
         )
     done(f"{made.path.stat().st_size / 1e6:.2f} MB", made.path)
+
+
+def watch(
+    run: RunArgument,
+    index: Annotated[int, typer.Option(help="Which face of the split, from 0.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A film (.mp4, .gif) or all frames in a row (.png); default: RUN/episodes/SPLIT-INDEX.gif."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="dcrn, lrn (DCRN before RL), gen-lrn4, gen-lrn8, lrn-2, lrn-4 or lrn-8.")
+    ] = "dcrn",
+    split: SplitOption = None,
+    root: RootOption = None,
+    termination: Annotated[
+        str | None,
+        typer.Option(help="oracle, blind or limit; default: blind, of a cascade of fixed length limit."),
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second of a film.")] = 2,
+) -> None:
+    """Play an episode with a trained policy and look at it: a film, or its frames in a row."""
+    from agents import watch as watching
+
+    episode, path = watching.watch(run, index, output, method, split, root, termination, fps)
+    announce(
+        f"Face {index} of {episode.split}: NME {100 * episode.nmes[0]:.2f} % -> {100 * episode.nmes[-1]:.2f} % in "
+        f"{episode.iterations} iterations, rewards {' '.join(f'{reward:+g}' for reward in episode.rewards)}"
+    )
+    done("Written", path)

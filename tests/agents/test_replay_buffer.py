@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3 import SAC
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from agents.dcrn import DCRN
 from agents.extractor import LRNExtractor
-from agents.replay_buffer import FaceReplayBuffer
+from agents.replay_buffer import FaceReplayBuffer, FacesFromEnv
 from face_align_env.networks.lrn import LRN
 
 NewDCRN = Callable[..., DCRN]
@@ -53,14 +53,19 @@ def sac(env: Any, lrn: LRN, **options: Any) -> SAC:
         "MultiInputPolicy",
         env,
         replay_buffer_class=FaceReplayBuffer,
-        replay_buffer_kwargs={"faces": env.get_attr("task")[0].source},
         policy_kwargs={
             "features_extractor_class": LRNExtractor,
             "features_extractor_kwargs": {"lrn": lrn},
             "net_arch": [8],
         },
         device="cpu",
-        **{"learning_starts": 1000, "buffer_size": 45, "seed": 0, **options},
+        **{
+            "replay_buffer_kwargs": {"faces": env.get_attr("task")[0].source},
+            "learning_starts": 1000,
+            "buffer_size": 45,
+            "seed": 0,
+            **options,
+        },
     )
 
 
@@ -176,6 +181,28 @@ def test_saved_buffers_forget_the_faces_and_get_them_back(toy_vec_env: Any, new_
         np.testing.assert_array_equal(after.observations[key], before.observations[key])
     again.learn(4, reset_num_timesteps=False)
     assert again.num_timesteps == 16
+
+
+@pytest.mark.parametrize("kind", ["batch", "dummy", "subproc"])
+def test_a_callback_gives_it_the_faces_of_the_environment(kind: str, toy_env: Any, toy_vec_env: Any, lrn: LRN) -> None:
+    env: Any = toy_vec_env(2, augment=True)
+    if kind != "batch":
+        env = (DummyVecEnv if kind == "dummy" else SubprocVecEnv)([lambda: toy_env(augment=True)] * 2)
+    model = sac(env, lrn, learning_starts=4, batch_size=4, replay_buffer_kwargs={})
+    buffer = model.replay_buffer
+    assert isinstance(buffer, FaceReplayBuffer)
+    assert buffer.faces is None
+    model.learn(12, FacesFromEnv())
+    assert buffer.faces is not None
+    if kind != "subproc":  # another process's faces are a copy
+        assert buffer.faces is env.get_attr("task")[0].source
+    env.close()
+
+
+def test_the_callback_leaves_other_algorithms_alone(toy_env: Any, lrn: LRN) -> None:
+    policy_kwargs = {"features_extractor_class": LRNExtractor, "features_extractor_kwargs": {"lrn": lrn}}
+    model = PPO("MultiInputPolicy", toy_env(), n_steps=4, batch_size=4, policy_kwargs=policy_kwargs, device="cpu")
+    model.learn(4, FacesFromEnv())
 
 
 def test_other_environments_are_an_error(toy_env: Any) -> None:

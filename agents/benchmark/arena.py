@@ -1,0 +1,116 @@
+"""The environments of a benchmark: for each start its observations and actions, for training and for measuring."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+from agents.benchmark.settings import BenchmarkSettings
+from agents.pretrained_features import PretrainedFeatures
+from agents.shape_modes import ShapeModes, shape_modes
+from agents.vec_env import FaceAlignVecEnv
+from face_align_env.initialization import GENInitializer, Initializer, MeanShape
+from face_align_env.networks.lrn import LRN
+from face_align_env.networks.weights import file_digest
+from face_align_env.prepared import FaceSource, PreparedFaces
+
+LRN_FILE, GEN_FILE = "pretrained/lrn.safetensors", "pretrained/gen.safetensors"
+MEASURED_AT_ONCE = 50  # faces of a batch
+TERMINATIONS = ("oracle", "blind")
+
+
+class Arena:
+    """What trainings and measurements of a benchmark happen in; faces and networks are read once.
+
+    :param folder: of the benchmark
+    :raises FileNotFoundError: it is no benchmark's folder, or the data is nowhere
+    :raises ValueError: the pretrained networks are not those that the benchmark was begun with
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.settings = BenchmarkSettings.read(folder)
+        self.lrn = LRN.load(self.folder / LRN_FILE)
+        for path, digest in ((LRN_FILE, self.settings.lrn_sha256), (GEN_FILE, self.settings.gen_sha256)):
+            if digest is not None and file_digest(self.folder / path) != digest:
+                raise ValueError(
+                    f"'{self.folder / path}' is not what this benchmark was begun with: use another folder."
+                )
+        self._prepared: dict[str | None, PreparedFaces] = {}
+        self.initializer: Initializer = (
+            MeanShape(self.prepared("train").mean_shape())
+            if self.settings.initializer == "mean"
+            else GENInitializer(self.folder / GEN_FILE)
+        )
+
+    def prepared(self, split: str | None) -> PreparedFaces:
+        """The faces of a split; None: the test split."""
+        if split not in self._prepared:
+            self._prepared[split] = self.settings.data.prepare(split, max_cached=2048)
+        return self._prepared[split]
+
+    def fresh_lrn(self, seed: int) -> LRN:
+        """A network of the pretrained one's sizes that has learnt nothing."""
+        torch.manual_seed(seed)
+        return LRN(self.lrn.config)
+
+    def starting_network(self, start: str, seed: int) -> LRN:
+        """The network that an algorithm which is an LRN itself begins with."""
+        fresh = self.fresh_lrn(seed)
+        if start == "scratch":
+            return fresh
+        if start == "features":
+            fresh.trunk.load_state_dict(self.lrn.trunk.state_dict())
+            return fresh
+        return self.lrn
+
+    def training_env(self, start: str, num_envs: int, seed: int, plain: bool) -> VecEnv:
+        """Where an algorithm learns.
+
+        :param start: see :data:`~agents.benchmark.settings.STARTS`
+        :param num_envs: faces at once
+        :param seed: of the order of faces
+        :param plain: the algorithm acts by itself: increments and history, no wrapper
+        """
+        source = FaceSource(self.prepared("train"))
+        env = self._env(source, num_envs, start, plain, "oracle", **(self.settings.environment or {}))
+        env.seed(seed)
+        return self._dress(VecMonitor(env, info_keywords=("nme", "iterations", "is_success")), start, plain)
+
+    def measuring_env(self, start: str, plain: bool, termination: str, **options: Any) -> VecEnv:
+        """Where a policy is measured: the test split, the paper's reward and termination."""
+        source = FaceSource(self.prepared(None))
+        num_envs = min(MEASURED_AT_ONCE, self.settings.eval_faces, len(source.prepared))
+        return self._dress(self._env(source, num_envs, start, plain, termination, **options), start, plain)
+
+    def _env(
+        self, source: FaceSource, num_envs: int, start: str, plain: bool, termination: str, **options: Any
+    ) -> FaceAlignVecEnv:
+        keywords = {"termination": termination, "learned_history": plain or start != "scratch", **options}
+        return FaceAlignVecEnv(
+            num_envs,
+            dataset=source,
+            initializer=self.initializer,
+            alpha_2=self.settings.alpha_2,
+            action_limit=self.lrn.config.action_limit,
+            patch_size=self.lrn.config.patch_size,
+            **keywords,
+        )
+
+    def _dress(self, env: VecEnv, start: str, plain: bool) -> VecEnv:
+        if plain:
+            return env
+        if start != "scratch":
+            return PretrainedFeatures(env, self.lrn, self.directions(), residual=start == "policy")
+        return env if self.settings.actions == "landmarks" else ShapeModes(env, self.directions())
+
+    def directions(self) -> np.ndarray:
+        """(M, 2K) what a full step in each component of an action does, pixels."""
+        if self.settings.actions == "landmarks":
+            return self.lrn.config.action_limit * np.eye(2 * self.lrn.num_landmarks, dtype=np.float32)
+        return self.settings.step * shape_modes(self.prepared("train").landmarks, self.settings.modes)

@@ -1,0 +1,84 @@
+"""What nobody trains here: the pretrained cascade, doing nothing, chance, and functions that somebody wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gymnasium import spaces
+from tqdm import tqdm
+
+from agents.benchmark.arena import TERMINATIONS, Arena
+from agents.benchmark.play import Played, play, spread
+from agents.benchmark.settings import TrialKey
+from agents.benchmark.trial import FACES, RESULTS, measurement, write_faces, write_rows
+from agents.policies import Policy, as_policy, load_object, lrn_policy, random_policy, zero_policy
+from face_align_env.mdp import MAX_ITERATIONS
+
+PRETRAINED, NOTHING, CHANCE = "LRN+Eq.3", "do-nothing", "random"
+FIXED = tuple(f"LRN x{m}" for m in range(1, MAX_ITERATIONS + 1))
+NOT_TRAINED = "-"  # in the column of starts
+
+
+def baseline_folder(folder: Path, name: str) -> Path:
+    """Where a baseline of a benchmark is."""
+    return folder / "baselines" / TrialKey(name, "", 0).folder_name.partition(".")[0]
+
+
+def run_baselines(arena: Arena, functions: Sequence[str], seeds: int) -> None:
+    """Measure all baselines that have not been measured yet.
+
+    :param arena: of the benchmark
+    :param functions: import paths of policies ``policy(obs) -> action``: one observation of FaceAlign-v0, and
+        increments in pixels of the crop; called with a batch instead where it has an attribute ``vectorized`` that is
+        true
+    :param seeds: how often chance is measured
+    """
+    names = [PRETRAINED, *FIXED, NOTHING, CHANCE, *functions]
+    left = [name for name in names if _stale(arena.folder, name, seeds)]
+    for name in tqdm(left, desc="baselines", disable=not left):
+        rows: list[dict[str, Any]] = []
+        found: dict[str, Played] = {}
+        for seed in range(seeds if name == CHANCE else 1):
+            played = _measure(arena, name, seed)
+            found = found or played
+            key = TrialKey(name, NOT_TRAINED, seed)
+            rows.extend(measurement(key, 0, termination, episodes, 0.0) for termination, episodes in played.items())
+        own = baseline_folder(arena.folder, name)
+        write_rows(own / RESULTS, rows)
+        write_faces(own / FACES, found)
+
+
+def _stale(folder: Path, name: str, seeds: int) -> bool:
+    own = baseline_folder(folder, name)
+    if not (own / FACES).is_file():
+        return True
+    measured = len((own / RESULTS).read_text(encoding="utf-8").splitlines()) - 1
+    return name == CHANCE and measured < seeds * len(TERMINATIONS)
+
+
+def _measure(arena: Arena, name: str, seed: int) -> dict[str, Played]:
+    faces = spread(len(arena.prepared(None)), arena.settings.eval_faces)
+
+    def of(policy: Policy, start: str, termination: str, **options: Any) -> Played:
+        env = arena.measuring_env(start, True, termination, **options)
+        return play(policy, env, faces, env.get_attr("task")[0].parameters.alpha_1)
+
+    if name in FIXED:
+        return {"limit": of(lrn_policy(arena.lrn), "policy", "limit", max_iterations=FIXED.index(name) + 1)}
+    if name == PRETRAINED:
+        return {each: of(lrn_policy(arena.lrn), "policy", each) for each in TERMINATIONS}
+    if name == CHANCE:
+        return {each: _by_chance(arena, faces, each, seed) for each in TERMINATIONS}
+    policy = zero_policy if name == NOTHING else as_policy(load_object(name))
+    # The environment as gym.make gives it.
+    return {each: of(policy, "scratch", each, learned_history=False) for each in TERMINATIONS}
+
+
+def _by_chance(arena: Arena, faces: Sequence[int], termination: str, seed: int) -> Played:
+    """Uniform in the actions that algorithms explore in."""
+    env = arena.measuring_env("scratch", False, termination)
+    assert isinstance(env.action_space, spaces.Box)
+    alpha_1 = env.get_attr("task")[0].parameters.alpha_1
+    return play(random_policy(env.action_space, seed), env, faces, alpha_1)

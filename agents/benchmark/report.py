@@ -1,0 +1,162 @@
+"""What a benchmark leaves: one CSV file, tables, pictures, and a page that shows all of it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from agents.benchmark import figures
+from agents.benchmark.arena import TERMINATIONS
+from agents.benchmark.baselines import FIXED, NOT_TRAINED
+from agents.benchmark.play import MEASURES
+from agents.benchmark.results import Results, kind_of
+from agents.benchmark.settings import BenchmarkSettings
+from agents.evaluation import Sheet, write_tables
+from agents.figures import write_figures
+from face_align_env.files import write_bytes
+
+PACKAGES = ("face-align-env", "gymnasium", "stable-baselines3", "sb3-contrib", "rliable", "torch", "numpy")
+PICTURES: Mapping[str, Callable[[Results, str], Figure]] = {
+    "learning-curves": figures.learning_curves,
+    "episode-lengths": figures.episode_lengths,
+    "profiles": figures.profiles,
+}
+
+
+def final_sheet(results: Results, termination: str) -> Sheet:
+    """What every algorithm has reached in the end: interquartile means over seeds, with 95 % intervals.
+
+    :param results: of a benchmark
+    :param termination: under which it was measured; cascades of a fixed length have their own
+    """
+    rows: list[tuple[str, ...]] = []
+    for name in results.baselines():
+        measured = "limit" if kind_of(name) in FIXED else termination
+        rows.append((name, NOT_TRAINED, *_cells(results, name, NOT_TRAINED, measured), ""))
+    for start in results.starts():
+        for name in results.trained(start):
+            seconds = results.curve(name, start, termination, "wall_clock")[1][:, -1].mean()
+            rows.append((name, start, *_cells(results, name, start, termination), f"{seconds:.0f}"))
+    columns = ("method", "start", *(figures.LABELS[measure] for measure in MEASURES), "seconds")
+    notes = [
+        "interquartile means over seeds, with 95 % bootstrap intervals (rliable) where there are several",
+        "seconds: of training, on average over seeds, with as many trainings at a time as there were workers",
+    ]
+    if results.unfinished:
+        notes.append(f"not complete, and counted as far as they are: {', '.join(results.unfinished)}")
+    return Sheet(f"Held-out faces, {termination} termination", columns, tuple(rows), tuple(notes))
+
+
+def _cells(results: Results, name: str, start: str, termination: str) -> Iterator[str]:
+    """The last figures of a row."""
+    of_seeds = len(results.curve(name, start, termination, "nme")[1]) > 1
+    for measure in MEASURES:
+        _, value = results.interval(name, start, termination, measure)
+        form = "{:+.2f}" if measure == "return" else "{:.1f}" if measure in ("success", "failure_rate") else "{:.2f}"
+        mean, low, high = (form.format(float(end[-1])) for end in (value.iqm, value.low, value.high))
+        yield f"{mean} ({low} .. {high})" if of_seeds else mean
+
+
+def write_report(folder: str | os.PathLike[str], command: str) -> list[Sheet]:
+    """Write ``results.csv``, ``tables.md``, ``figures/*.png`` and ``report.html`` of a benchmark.
+
+    :param folder: of the benchmark
+    :param command: that made it
+    :return: the tables
+    :raises FileNotFoundError: it is no benchmark's folder, or nothing has been measured
+    """
+    folder = Path(folder)
+    settings, results = BenchmarkSettings.read(folder), Results.read(folder)
+    results.write(folder / "results.csv")
+    sheets = [final_sheet(results, termination) for termination in TERMINATIONS]
+    name = folder.resolve().name
+    write_tables(folder / "tables.md", f"Benchmark {name}", sheets)
+    drawn = {
+        f"{title}-{termination}": draw(results, termination)
+        for termination in TERMINATIONS
+        for title, draw in PICTURES.items()
+        if results.starts()
+    }
+    pictures = {path.stem: path.read_bytes() for path in write_figures(drawn, folder / "figures")}
+    write_bytes(folder / "report.html", page(name, command, settings, sheets, pictures).encode())
+    return sheets
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide the figures; those that are absent are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def page(
+    name: str, command: str, settings: BenchmarkSettings, sheets: list[Sheet], pictures: Mapping[str, bytes]
+) -> str:
+    """The whole benchmark as one file without links: tables, pictures, settings, command, versions.
+
+    :param name: of the benchmark
+    :param command: that made it
+    :param settings: of it
+    :param sheets: its tables
+    :param pictures: title -> PNG
+    """
+    parts = [
+        f"<h1>Benchmark {html.escape(name)}</h1>",
+        f"<pre>{html.escape(command)}</pre>",
+        *(_table(sheet) for sheet in sheets),
+    ]
+    for title, png in pictures.items():
+        data = base64.b64encode(png).decode()
+        alternative = html.escape(title)
+        parts.append(f'<h2>{alternative}</h2>\n<img alt="{alternative}" src="data:image/png;base64,{data}">')
+    document = html.escape(json.dumps(asdict(settings), indent=2))
+    packages = "\n".join(f"{package} {number}" for package, number in versions().items())
+    parts += [
+        f"<h2>Settings</h2>\n<pre>{document}</pre>",
+        f"<h2>Versions</h2>\n<pre>{html.escape(packages)}\n{html.escape(platform.platform())}</pre>",
+    ]
+    body = "\n".join(parts)
+    return _PAGE.format(title=html.escape(name), body=body)
+
+
+def _table(sheet: Sheet) -> str:
+    def row(cells: tuple[str, ...], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    lines = "\n".join([row(sheet.columns, "th"), *(row(cells, "td") for cells in sheet.rows)])
+    notes = "<br>".join(map(html.escape, sheet.notes))
+    return f"<h2>{html.escape(sheet.title)}</h2>\n<table>\n{lines}\n</table>\n<p>{notes}</p>"
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font-family: sans-serif; margin: 2em auto; max-width: 75em; color: #222; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: 0.2em 0.7em; text-align: right; }}
+th:nth-child(-n+2), td:nth-child(-n+2) {{ text-align: left; }}
+img {{ max-width: 100%; }}
+pre {{ background: #f4f4f4; padding: 0.7em; overflow-x: auto; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

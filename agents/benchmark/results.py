@@ -1,0 +1,201 @@
+"""The measurements of a benchmark as one table, and what the seeds say together (with rliable)."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import trim_mean
+
+from agents.benchmark.baselines import FIXED, NOT_TRAINED
+from agents.benchmark.play import MEASURES
+from agents.benchmark.settings import TrialKey
+from agents.benchmark.trial import FACES, RESULTS, is_complete
+from face_align_env.files import write_bytes
+
+Floats = npt.NDArray[np.float64]
+RESAMPLES = 2000
+PROFILE_RESAMPLES = 500  # rliable draws the seeds of every face by themselves, which takes its time
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Interquartile mean over seeds, with its 95 % bootstrap interval (Agarwal et al. 2021).
+
+    :param iqm: (...) the mean of the middle half
+    :param low: (...) lower end
+    :param high: (...) upper end
+    """
+
+    iqm: Floats
+    low: Floats
+    high: Floats
+
+
+def interquartile_mean(scores: Floats, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Interquartile mean over seeds, as rliable computes it; without an interval where there is one seed.
+
+    :param scores: (S, T): a row for each seed, a column for each point of a curve
+    :param seed: of the bootstrap
+    :param resamples: number of bootstrap samples
+    """
+    from rliable import library
+
+    def of_columns(values: Floats) -> Floats:
+        """rliable's ``aggregate_iqm`` of every column, all at once: it is asked thousands of times."""
+        return np.asarray(trim_mean(values[:, 0], 0.25, axis=0))
+
+    if len(scores) == 1:
+        return Interval(scores[0], scores[0], scores[0])
+    # rliable has runs, tasks and, behind them, whatever the function makes of it; here there is one task.
+    state = np.random.RandomState(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of what rliable hands on to arch
+        means, intervals = library.get_interval_estimates(
+            {"": scores[:, None, :]}, of_columns, reps=resamples, random_state=state
+        )
+    return Interval(means[""], *intervals[""])
+
+
+def performance_profiles(
+    scores: Mapping[str, Floats], thresholds: Floats, seed: int = 0, resamples: int = PROFILE_RESAMPLES
+) -> dict[str, Interval]:
+    """Share of seeds and faces below each threshold, with pointwise 95 % intervals, as rliable computes them.
+
+    :param scores: for each label (S, N): a row for each seed, a column for each face
+    :param thresholds: (T,)
+    :param seed: of the bootstrap
+    :param resamples: number of bootstrap samples
+    """
+    from rliable import library
+
+    state = np.random.get_state()
+    np.random.seed(seed)  # create_performance_profile takes no generator
+    try:
+        above, intervals = library.create_performance_profile(dict(scores), thresholds, reps=resamples)
+    finally:
+        np.random.set_state(state)
+    # rliable counts what lies above, the lower end first.
+    return {label: Interval(1 - above[label], 1 - intervals[label][1], 1 - intervals[label][0]) for label in scores}
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """All that has been measured.
+
+    :param frame: a row for each measurement, columns :data:`~agents.benchmark.trial.COLUMNS`
+    :param faces: the last measurement of each training and baseline: (algorithm, start) -> array's name -> (S, N)
+    :param unfinished: trials that have begun and are not complete, by the names of their folders
+    """
+
+    frame: pd.DataFrame
+    faces: dict[tuple[str, str], dict[str, Floats]]
+    unfinished: tuple[str, ...]
+    _intervals: dict[tuple[str, str], dict[tuple[str, str], Interval]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Results:
+        """Everything that a benchmark's folder holds.
+
+        :raises FileNotFoundError: nothing has been measured
+        """
+        frames: list[pd.DataFrame] = []
+        faces: dict[tuple[str, str], list[Path]] = {}
+        unfinished = []
+        for path in sorted(Path(folder).glob(f"*/*/{RESULTS}")):
+            frame = pd.read_csv(path)
+            frames.append(frame)
+            algorithm, start, seed = frame.iloc[0][["algorithm", "start", "seed"]]
+            if path.parent.parent.name == "trials" and not is_complete(folder, TrialKey(algorithm, start, int(seed))):
+                unfinished.append(path.parent.name)
+            else:
+                faces.setdefault((algorithm, start), []).append(path.parent / FACES)
+        if not frames:
+            raise FileNotFoundError(f"'{folder}' holds no measurement of a benchmark. Make one: face-align benchmark")
+        frame = pd.concat(frames, ignore_index=True)
+        frame = frame.sort_values(["start", "algorithm", "seed", "step", "termination"], ignore_index=True)
+        return cls(frame, {key: _stack(paths) for key, paths in faces.items()}, tuple(unfinished))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """All rows as one tidy CSV file."""
+        write_bytes(path, self.frame.to_csv(index=False, float_format="%.6g").encode())
+
+    def starts(self) -> list[str]:
+        """The starts of trainings."""
+        return [start for start in self.frame["start"].unique() if start != NOT_TRAINED]
+
+    def trained(self, start: str) -> list[str]:
+        """The algorithms that were trained from a start."""
+        rows = self.frame[self.frame["start"] == start]
+        return list(rows["algorithm"].unique())
+
+    def baselines(self) -> list[str]:
+        """What was not trained, cascades of a fixed length in their order and last."""
+        names = list(self.frame[self.frame["start"] == NOT_TRAINED]["algorithm"].unique())
+        return sorted(names, key=lambda name: FIXED.index(kind) + 1 if (kind := kind_of(name)) in FIXED else 0)
+
+    def kinds(self, kind: str) -> list[str]:
+        """The baselines of a kind: one, but for benchmarks that are compared."""
+        return [name for name in self.baselines() if kind_of(name) == kind]
+
+    def curve(self, algorithm: str, start: str, termination: str, measure: str) -> tuple[Floats, Floats]:
+        """The measurements of a training.
+
+        :return: (T,) numbers of transitions, and (S, T) values: the seeds that have got that far, all of them complete
+        """
+        frame = self.frame
+        rows = frame[
+            (frame["algorithm"] == algorithm) & (frame["start"] == start) & (frame["termination"] == termination)
+        ]
+        table = rows.pivot(index="seed", columns="step", values=measure)
+        # A seed that is still being trained has no values at the later steps.
+        table = table.dropna(axis="index") if len(table.dropna(axis="index")) else table.dropna(axis="columns")
+        return table.columns.to_numpy(dtype=np.float64), table.to_numpy(dtype=np.float64)
+
+    def interval(self, algorithm: str, start: str, termination: str, measure: str) -> tuple[Floats, Interval]:
+        """What the seeds of a training say together.
+
+        :return: (T,) numbers of transitions, and the interquartile means (T,) with their intervals
+        """
+        key = (algorithm, start)
+        if key not in self._intervals:
+            # One bootstrap for all curves of a training: they come from the same seeds, and rliable takes its time.
+            frame = self.frame[(self.frame["algorithm"] == algorithm) & (self.frame["start"] == start)]
+            found = frame["termination"].unique()
+            curves = {(each, name): self.curve(*key, each, name)[1] for each in found for name in MEASURES}
+            lengths = np.cumsum([values.shape[1] for values in curves.values()])[:-1]
+            together = interquartile_mean(np.concatenate(list(curves.values()), axis=1))
+            parts = [np.split(end, lengths) for end in (together.iqm, together.low, together.high)]
+            self._intervals[key] = {each: Interval(*ends) for each, *ends in zip(curves, *parts, strict=True)}
+        return self.curve(*key, termination, measure)[0], self._intervals[key][termination, measure]
+
+
+def labelled(name: str, benchmark: str) -> str:
+    """What an algorithm of a benchmark is called beside those of others."""
+    return f"{name} [{benchmark}]"
+
+
+def kind_of(name: str) -> str:
+    """An algorithm's name without its benchmark's."""
+    return name.partition(" [")[0]
+
+
+def _stack(paths: list[Path]) -> dict[str, Floats]:
+    files = []
+    for path in paths:
+        with np.load(path) as file:
+            files.append(dict(file))
+    return {key: np.stack([file[key] for file in files]).astype(np.float64) for key in files[0]}
+
+
+def each(results: Results) -> Iterator[tuple[str, str]]:
+    """(algorithm, start) of all rows: trainings by start, then baselines."""
+    for start in results.starts():
+        yield from ((algorithm, start) for algorithm in results.trained(start))
+    yield from ((name, NOT_TRAINED) for name in results.baselines())

@@ -1,0 +1,131 @@
+"""A benchmark from its beginning to its report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from agents.benchmark.algorithms import find_algorithm, is_policy, load_algorithm
+from agents.benchmark.arena import GEN_FILE, LRN_FILE, Arena
+from agents.benchmark.baselines import run_baselines
+from agents.benchmark.report import write_report
+from agents.benchmark.schedule import default_workers, run_trials, why_failed
+from agents.benchmark.settings import BenchmarkSettings, trial_keys
+from agents.runs import POLICY_CASCADE, RELEASED_STAGES, WEIGHTS, RunConfig, pretrained_policy
+from agents.runs import run as make_run
+from face_align_env.files import atomic_path
+from face_align_env.networks.weights import file_digest
+
+FROM_MEAN = f"lrn-{POLICY_CASCADE}"  # the stage of a run whose cascade starts from the mean shape
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Where GEN and the pretrained LRN come from.
+
+    :param run: a run's folder that has them; None: they are trained first, in the benchmark's folder
+    :param gen_epochs: of that training; None: the recipe's
+    :param lrn_epochs: of that training; None: the recipe's
+    :param seed: of that training
+    """
+
+    run: str | os.PathLike[str] | None = None
+    gen_epochs: int | None = None
+    lrn_epochs: int | None = None
+    seed: int = 0
+
+
+def benchmark(
+    settings: BenchmarkSettings,
+    folder: str | os.PathLike[str],
+    algorithms: Sequence[str],
+    starts: Sequence[str],
+    seeds: int,
+    pretraining: Pretraining | None = None,
+    workers: int | None = None,
+    command: str = "face-align benchmark",
+    console: Console | None = None,
+) -> bool:
+    """Train every algorithm from every start with every seed, measure them and the baselines, and report.
+
+    What is complete in the folder stays; more algorithms, starts and seeds may be added to it.
+
+    :param settings: what all trials have in common; the digests of its networks are filled in here
+    :param folder: of the benchmark
+    :param algorithms: names of :mod:`agents.benchmark.algorithms`, or import paths of classes or functions
+    :param starts: see :data:`~agents.benchmark.settings.STARTS`
+    :param seeds: how many, from 0 on
+    :param pretraining: where GEN and the pretrained LRN come from
+    :param workers: processes at a time; None: see :func:`~agents.benchmark.schedule.default_workers`
+    :param command: for the report
+    :param console: where to say what happens
+    :return: whether every trial is complete
+    :raises ValueError: an unknown algorithm or start, or the folder belongs to another benchmark
+    :raises ModuleNotFoundError: a package or module of an algorithm is not there
+    """
+    console = console or Console()
+    folder = Path(folder)
+    found = {name: load_algorithm(name) for name in algorithms}
+    functions = [name for name, made in found.items() if is_policy(made)]
+    keys = list(trial_keys([name for name in algorithms if name not in functions], starts, seeds))
+    impossible = {(key.algorithm, key.start) for key in keys if key.start not in find_algorithm(key.algorithm).starts}
+    keys = [key for key in keys if (key.algorithm, key.start) not in impossible]
+    for algorithm, start in sorted(impossible):
+        console.print(f"Left out: {algorithm} cannot start from {start}: it takes no dictionaries as observations.")
+    gen, lrn = _pretrained(settings, folder, pretraining or Pretraining(), console)
+    settings = replace(settings, lrn_sha256=file_digest(lrn), gen_sha256=None if gen is None else file_digest(gen))
+    settings.write(folder)
+    for source, name in ((gen, GEN_FILE), (lrn, LRN_FILE)):
+        if source is None:
+            continue
+        temporary, final = atomic_path(folder / name)
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, final)
+    workers = workers or default_workers()
+    console.print(
+        f"Benchmark in {folder}: {len(keys)} trainings of {settings.timesteps:,} transitions on "
+        f"{settings.data.dataset}, {workers} at a time.",
+        highlight=False,
+    )
+    run_baselines(Arena(folder), functions, seeds)
+    failed = run_trials(folder, keys, workers)
+    for sheet in write_report(folder, command):
+        console.print(sheet)
+    for key in failed:
+        console.print(f"Failed: {key}: {why_failed(folder, key)}", highlight=False, markup=False)
+    console.print(f"Report: {folder / 'report.html'}, results: {folder / 'results.csv'}", highlight=False)
+    return not failed
+
+
+def _pretrained(
+    settings: BenchmarkSettings, folder: Path, pretraining: Pretraining, console: Console
+) -> tuple[Path | None, Path]:
+    """GEN's weights, where they are needed, and those of the pretrained LRN."""
+    source = folder / "pretraining" if pretraining.run is None else Path(pretraining.run)
+    gen: Path | None = source / "gen" / WEIGHTS
+    lrn = pretrained_policy(source)
+    stages: Sequence[str] = RELEASED_STAGES[:2]
+    if settings.initializer == "mean":
+        gen, lrn, stages = None, source / FROM_MEAN / WEIGHTS, [FROM_MEAN]
+    if pretraining.run is None and not lrn.is_file():
+        config = RunConfig(
+            data=settings.data,
+            preset=settings.preset,
+            seed=pretraining.seed,
+            gen_epochs=pretraining.gen_epochs,
+            lrn_epochs=pretraining.lrn_epochs,
+            alpha_2=settings.alpha_2,
+        )
+        make_run(config, source, "cpu", console, stages)
+    for path in (gen, lrn):
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(
+                f"'{path}' is missing: '{source}' has no pretrained networks. Make them: face-align run, or leave out "
+                "--run."
+            )
+    return gen, lrn

@@ -1,0 +1,238 @@
+"""One training of a benchmark: learn a while, be measured, and so on; in a process of its own.
+
+``python -m agents.benchmark.trial FOLDER ALGORITHM START SEED``
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import io
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from agents.benchmark.algorithms import Learner, acts_by_itself, find_algorithm, load_algorithm, make_learner
+from agents.benchmark.arena import TERMINATIONS, Arena
+from agents.benchmark.play import MEASURES, Played, play, spread
+from agents.benchmark.settings import TrialKey
+from agents.replay_buffer import FaceReplayBuffer
+from face_align_env.files import atomic_path, write_bytes
+
+COLUMNS = ("algorithm", "start", "seed", "step", "termination", *MEASURES, "wall_clock")
+RESULTS, FACES, ERROR, CHECKPOINT = "results.csv", "faces.npz", "error.txt", "checkpoint"
+CHECKPOINT_SECONDS = 300.0
+
+
+class StepCounter(VecEnvWrapper):
+    """Counts transitions, whatever the algorithm says of them.
+
+    :param venv: any
+    :ivar transitions: over all environments together
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self.transitions = 0
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        self.transitions += self.num_envs
+        return self.venv.step_wait()
+
+
+def trial_folder(folder: str | os.PathLike[str], key: TrialKey) -> Path:
+    """Where a trial of a benchmark is."""
+    return Path(folder) / "trials" / key.folder_name
+
+
+def is_complete(folder: str | os.PathLike[str], key: TrialKey) -> bool:
+    """Whether a trial has been trained and measured to its end; the file of its faces comes last."""
+    return (trial_folder(folder, key) / FACES).is_file()
+
+
+def run_trial(folder: str | os.PathLike[str], key: TrialKey, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
+    """Train and measure; goes on from its checkpoint if it was stopped after one.
+
+    Leaves ``results.csv`` (a row for each measurement and termination) and ``faces.npz`` (the last measurement's
+    episodes: ``oracle/return`` (N,), ...) in the trial's folder, the model where the algorithm can save one, and
+    TensorBoard's curves.
+
+    :param folder: of the benchmark
+    :param key: which trial
+    :param checkpoint_seconds: training time between checkpoints; short trials have none
+    """
+    own = trial_folder(folder, key)
+    own.mkdir(parents=True, exist_ok=True)
+    (own / ERROR).unlink(missing_ok=True)
+    arena = Arena(folder)
+    settings = arena.settings
+    plain = acts_by_itself(key.algorithm)
+    set_random_seed(key.seed)
+    num_envs = find_algorithm(key.algorithm).num_envs
+    env = StepCounter(arena.training_env(key.start, num_envs, key.seed, plain))
+    lrn = arena.starting_network(key.start, key.seed)
+    measuring = {name: arena.measuring_env(key.start, plain, name) for name in TERMINATIONS}
+    overrides = (settings.overrides or {}).get(key.algorithm)
+
+    saved = _read_checkpoint(own)
+    if saved is None:
+        learner = make_learner(key.algorithm, env, key.start, lrn, key.seed, settings.timesteps, overrides)
+        rows: list[dict[str, Any]] = []
+        seconds = 0.0
+    else:
+        learner = _load(own, key, env)
+        rows, seconds, env.transitions = saved["rows"], saved["seconds"], saved["transitions"]
+        set_random_seed(key.seed + env.transitions)  # or it would play the first faces again
+    if isinstance(learner, BaseAlgorithm):
+        learner.set_logger(configure(str(own / "tensorboard"), ["tensorboard"]))
+
+    def measure() -> dict[str, Played]:
+        measured = {name: _measure(arena, learner, test) for name, test in measuring.items()}
+        rows.extend(measurement(key, env.transitions, name, played, seconds) for name, played in measured.items())
+        write_rows(own / RESULTS, rows)
+        return measured
+
+    played = measure() if saved is None else {}
+    checkpointed = seconds
+    for goal in settings.steps():
+        if env.transitions >= goal:
+            continue  # measured before the checkpoint, or the last rollout went further than it was asked to
+        began = time.perf_counter()
+        _learn(learner, goal - env.transitions)
+        seconds += time.perf_counter() - began
+        played = measure()
+        if seconds - checkpointed >= checkpoint_seconds and goal < settings.timesteps:
+            _write_checkpoint(own, learner, {"rows": rows, "seconds": seconds, "transitions": env.transitions})
+            checkpointed = seconds
+    if isinstance(learner, BaseAlgorithm):
+        _save(learner, own)
+    if not played:
+        played = {name: _measure(arena, learner, test) for name, test in measuring.items()}
+    write_faces(own / FACES, played)
+    for part in (CHECKPOINT + ".json", CHECKPOINT + ".pkl"):
+        (own / part).unlink(missing_ok=True)
+
+
+def measurement(key: TrialKey, step: int, termination: str, played: Played, seconds: float) -> dict[str, Any]:
+    """A row of the results.
+
+    :param key: what was measured
+    :param step: transitions that it has learnt from
+    :param termination: under which it was measured
+    :param played: its episodes
+    :param seconds: that it has trained
+    """
+    return {
+        "algorithm": key.algorithm,
+        "start": key.start,
+        "seed": key.seed,
+        "step": step,
+        "termination": termination,
+        **played.means(),
+        "wall_clock": seconds,
+    }
+
+
+def _measure(arena: Arena, learner: Learner, env: VecEnv) -> Played:
+    def act(observations: Any) -> np.ndarray:
+        return np.asarray(learner.predict(observations, deterministic=True)[0])
+
+    faces = spread(len(arena.prepared(None)), arena.settings.eval_faces)
+    return play(act, env, faces, env.get_attr("task")[0].parameters.alpha_1)
+
+
+def _learn(learner: Learner, transitions: int) -> None:
+    known = inspect.signature(learner.learn).parameters
+    # Stable-Baselines3 begins new episodes where it is not told that it goes on.
+    going_on = {"reset_num_timesteps": False} if "reset_num_timesteps" in known else {}
+    learner.learn(transitions, **going_on)
+
+
+def _save(learner: BaseAlgorithm, own: Path) -> None:
+    temporary, final = atomic_path(own / "model.zip")
+    learner.save(str(temporary.with_suffix(".zip")))
+    os.replace(temporary.with_suffix(".zip"), final)
+
+
+def _write_checkpoint(own: Path, learner: Learner, state: Mapping[str, Any]) -> None:
+    """What a training goes on from; an algorithm that cannot be saved begins again instead."""
+    if not isinstance(learner, BaseAlgorithm):
+        return
+    (own / f"{CHECKPOINT}.json").unlink(missing_ok=True)  # without it the other files are no checkpoint
+    if isinstance(learner, OffPolicyAlgorithm):
+        learner.save_replay_buffer(str(own / f"{CHECKPOINT}.pkl"))
+    _save(learner, own)
+    write_bytes(own / f"{CHECKPOINT}.json", json.dumps(state).encode())
+
+
+def _read_checkpoint(own: Path) -> dict[str, Any] | None:
+    path = own / f"{CHECKPOINT}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _load(own: Path, key: TrialKey, env: VecEnv) -> Learner:
+    learner: BaseAlgorithm = load_algorithm(key.algorithm).load(own / "model.zip", env=env, device="cpu")
+    if isinstance(learner, OffPolicyAlgorithm):
+        learner.load_replay_buffer(str(own / f"{CHECKPOINT}.pkl"))
+        if isinstance(learner.replay_buffer, FaceReplayBuffer):
+            learner.replay_buffer.faces = env.get_attr("task")[0].source
+    return learner
+
+
+def write_rows(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
+    """Measurements as a CSV file of :data:`COLUMNS`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def write_faces(path: str | os.PathLike[str], played: Mapping[str, Played]) -> None:
+    """The episodes of each face, as arrays ``TERMINATION/return`` (N,), ``/episode_length``, ``/success``, ``/nme``."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, episodes in played.items():
+        arrays[f"{name}/return"] = episodes.returns
+        arrays[f"{name}/episode_length"] = episodes.lengths
+        arrays[f"{name}/success"] = episodes.successes
+        arrays[f"{name}/nme"] = episodes.nme
+        arrays[f"{name}/initial_nme"] = episodes.initial_nme
+    temporary, final = atomic_path(Path(path))
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    os.replace(temporary, final)
+
+
+def main() -> None:
+    """Run one trial; what goes wrong is in its ``error.txt``."""
+    folder, algorithm, start, seed = sys.argv[1:]
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    key = TrialKey(algorithm, start, int(seed))
+    try:
+        run_trial(folder, key)
+    except BaseException as error:
+        own = trial_folder(folder, key)
+        own.mkdir(parents=True, exist_ok=True)
+        write_bytes(own / ERROR, traceback.format_exc().encode())
+        raise SystemExit(f"{key}: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

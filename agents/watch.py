@@ -1,0 +1,209 @@
+"""``face-align watch``: an episode of a run's policy as a film (``.mp4``, ``.gif``) or as frames side by side."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from agents.runs import GEN_CASCADES, MEAN_CASCADES, WEIGHTS, RunConfig, pretrained_policy
+from face_align_env.env import FaceAlignEnv
+from face_align_env.files import atomic_path, write_bytes
+from face_align_env.initialization import GENInitializer, MeanShape
+from face_align_env.networks.lrn import LRN
+from face_align_env.networks.weights import load_weights
+from face_align_env.prepared import FaceSource
+from face_align_env.rendering import Picture, side_by_side
+
+SUFFIXES = (".mp4", ".gif", ".png")
+METHODS = ("dcrn", "lrn", *(f"gen-lrn{m}" for m in GEN_CASCADES), *(f"lrn-{m}" for m in MEAN_CASCADES))
+FPS = 2  # frames a second; an episode has few
+_HOLD = 3  # how often a film shows the last frame: the result is what one wants to look at
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """An episode that was played.
+
+    :param frames: (512, 512, 3) uint8 each: s_0, then one an iteration
+    :param nmes: of x_0, x_1, ..., x_T, fractions
+    :param rewards: T of them
+    :param success: whether it ended in a terminal state
+    :param split: where the face is from
+    """
+
+    frames: tuple[Picture, ...]
+    nmes: tuple[float, ...]
+    rewards: tuple[float, ...]
+    success: bool
+    split: str
+
+    @property
+    def iterations(self) -> int:
+        """T."""
+        return len(self.rewards)
+
+
+def watch(
+    folder: str | os.PathLike[str],
+    index: int = 0,
+    output: str | os.PathLike[str] | None = None,
+    method: str = "dcrn",
+    split: str | None = None,
+    root: str | None = None,
+    termination: str | None = None,
+    fps: float = FPS,
+) -> tuple[Watched, Path]:
+    """Play one face with the policy of a run, and write the picture.
+
+    :param folder: the run's folder
+    :param index: of the face in its split
+    :param output: ``.mp4``, ``.gif`` or ``.png``; None: ``episodes/SPLIT-INDEX.gif`` in the run's folder, with the
+        method's name where it is not DCRN
+    :param method, split, root, termination: see :func:`play`
+    :param fps: frames a second of a film
+    :return: the episode and the file
+    :raises FileNotFoundError, ValueError: see :func:`play`; an output of another kind
+    :raises ModuleNotFoundError: ``.mp4`` without moviepy
+    """
+    if output is not None:
+        _check_output(Path(output), fps)  # before anything is played
+    episode = play(folder, index, method, split, root, termination)
+    name = "-".join([episode.split, str(index), *([] if method == "dcrn" else [method])])
+    path = Path(folder) / "episodes" / f"{name}.gif" if output is None else Path(output)
+    save_frames(episode.frames, path, fps)
+    return episode, path
+
+
+def play(
+    folder: str | os.PathLike[str],
+    index: int = 0,
+    method: str = "dcrn",
+    split: str | None = None,
+    root: str | None = None,
+    termination: str | None = None,
+) -> Watched:
+    """Play one face with the policy of a run.
+
+    :param folder: the run's folder
+    :param index: of the face in its split
+    :param method: one of :data:`METHODS`: ``"dcrn"``; ``"lrn"``, the pretrained policy that DCRN starts from, stopped
+        by Eq. 3; or a cascade of Table 6, which takes as many iterations as it was trained for
+    :param split: None: the dataset's test split
+    :param root: of the data, where it is not where the run found it
+    :param termination: of :class:`~face_align_env.env.FaceAlignEnv`; None: ``"limit"`` for the cascades of fixed
+        length, for the others by the split: blind, on the training split oracle
+    :raises FileNotFoundError: it is no run's folder, it has no such weights, or there is no data
+    :raises ValueError: there is no such face, method or termination
+    """
+    folder = Path(folder)
+    if method not in METHODS:
+        raise ValueError(f"There is no method '{method}'; there are {', '.join(METHODS)}.")
+    config = RunConfig.read(folder)
+    data = config.data if root is None else replace(config.data, root=root)
+    path = {"dcrn": folder / "dcrn" / WEIGHTS, "lrn": pretrained_policy(folder)}.get(method, folder / method / WEIGHTS)
+    policy = LRN.load(path).eval()
+    options: dict[str, Any] = {"alpha_2": config.alpha_2, "termination": termination}
+    if method not in ("dcrn", "lrn"):
+        options["max_iterations"] = int(method.rpartition("lrn")[2].lstrip("-"))
+        options["termination"] = termination or "limit"
+    prepared = data.prepare(split)
+    split = prepared.dataset.split
+    if not 0 <= index < len(prepared):
+        raise ValueError(f"There is no face {index}: --index goes from 0 to {len(prepared) - 1} in split '{split}'.")
+    env = FaceAlignEnv(
+        render_mode="rgb_array",
+        dataset=FaceSource(prepared),
+        initializer=_start(folder, method),
+        learned_history=True,
+        action_limit=policy.config.action_limit,
+        patch_size=policy.config.patch_size,
+        **options,
+    )
+    observation, info = env.reset(options={"index": index})
+    frames, nmes, rewards, ended = [_frame(env)], [info["nme"]], [], False
+    while not ended:
+        with torch.inference_mode():
+            patches, history = (torch.from_numpy(observation[key])[None] for key in ("patches", "history"))
+            action = torch.cat(policy(patches, history), dim=1)[0].numpy()
+        observation, reward, terminated, truncated, info = env.step(action)
+        frames.append(_frame(env))
+        nmes.append(info["nme"])
+        rewards.append(reward)
+        ended = terminated or truncated
+    return Watched(tuple(frames), tuple(nmes), tuple(rewards), terminated, split)
+
+
+def save_frames(frames: Sequence[Picture], path: str | os.PathLike[str], fps: float = FPS) -> None:
+    """Write pictures as a film, or side by side, complete or not at all; a film dwells on the last one.
+
+    :param frames: (H, W, 3) uint8 RGB each, of one size
+    :param path: ``.mp4``, ``.gif`` or ``.png``
+    :param fps: frames a second of a film
+    :raises ValueError: another suffix, or an fps that is not positive
+    :raises ModuleNotFoundError: ``.mp4`` without moviepy
+    :raises OSError: it cannot be written
+    """
+    path = Path(path)
+    _check_output(path, fps)
+    suffix = path.suffix.lower()
+    if suffix == ".mp4":
+        _write_mp4([*frames, *[frames[-1]] * (_HOLD - 1)], path, fps)
+        return
+    file = io.BytesIO()
+    if suffix == ".png":
+        Image.fromarray(side_by_side(frames)).save(file, "PNG")
+    else:
+        first, *others = map(Image.fromarray, frames)
+        shown = [round(1000 / fps)] * len(others) + [round(_HOLD * 1000 / fps)]  # milliseconds of each frame
+        first.save(file, "GIF", save_all=True, append_images=others, duration=shown, loop=0)
+    write_bytes(path, file.getvalue())
+
+
+def _check_output(path: Path, fps: float) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"'{path}' must end in one of {', '.join(SUFFIXES)}: a film, or frames side by side.")
+    if not 0 < fps < np.inf:
+        raise ValueError(f"fps must be positive, got {fps}.")
+    if path.suffix.lower() == ".mp4":
+        try:
+            import moviepy  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                '.mp4 needs moviepy: pip install "face-align-env[video]"; .gif and .png do without it.'
+            ) from error
+
+
+def _write_mp4(frames: Sequence[Picture], path: Path, fps: float) -> None:
+    from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
+
+    temporary, final = atomic_path(path)
+    temporary = temporary.with_suffix(".mp4")  # the suffix says what is to be written
+    clip = ImageSequenceClip(list(frames), fps=fps)
+    try:
+        clip.write_videofile(str(temporary), codec="libx264", audio=False, logger=None)
+        os.replace(temporary, final)
+    finally:
+        clip.close()
+        temporary.unlink(missing_ok=True)
+
+
+def _start(folder: Path, method: str) -> GENInitializer | MeanShape:
+    """What gives x_0 to a method: GEN, or to LRN-m the mean shape that it was trained from."""
+    if not method.startswith("lrn-"):
+        return GENInitializer(folder / "gen" / WEIGHTS)
+    notes: dict[str, Any] = load_weights(folder / method / WEIGHTS, "lrn")[2]
+    return MeanShape(np.asarray(notes["mean_shape"], dtype=np.float32))
+
+
+def _frame(env: FaceAlignEnv) -> Picture:
+    frame = env.render()
+    assert frame is not None
+    return frame
