@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -48,6 +49,7 @@ ABLATIONS = (
     Ablation("no-noise", overrides={"noise": 0.0, "gain_noise": 0.0}),
     Ablation("tau-0.8", overrides={"tau": 0.8}),
     Ablation("dense-reward", environment={"reward": "dense", "iteration_cost": 0.05}),
+    Ablation("shaped-reward", environment={"reward": "shaped"}),
     Ablation("no-augmentation", environment={"augment": False}),
     Ablation("paper", preset="paper"),
 )
@@ -77,8 +79,8 @@ def ablate(
 ) -> Path:
     """Train DCRN once for each row, from the run's own GEN and pretrained LRN, and measure all on the same faces.
 
-    A row's training is ``folder/ablations/NAME`` and goes on where it stopped; the figures are
-    ``folder/ablations.json`` and ``folder/ablations.md``.
+    A row's training is ``folder/ablations/NAME`` and goes on where it stopped, also with more timesteps than before.
+    The figures are ``folder/ablations.json`` and ``folder/ablations.md``, where rows of earlier calls stay.
 
     :param folder: a run's folder, whose GEN and cascade are trained
     :param names: rows; None: all of :data:`ABLATIONS`
@@ -108,7 +110,7 @@ def ablate(
     }
     prepared = data.prepare(split, max_cached=2048)
     baseline = _measure("LRN+Eq.3", gen, pretrained, prepared, config, device)
-    rows = []
+    table = _Table(folder / "ablations.json", prepared, baseline, seed)
     for ablation in chosen:
         agent = replace(
             config.agent,
@@ -120,18 +122,83 @@ def ablate(
         options = dict(ablation.environment)
         agent = replace(agent, augment=options.pop("augment", agent.augment))
         console.print(f"{ablation.name}: {agent}, environment {options}", highlight=False)
-        output = folder / "ablations" / ablation.name
-        if not (output / WEIGHTS).is_file():
-            train_dcrn(pretrained, agent, output, device, **{**environment, **options})
-        outcome = _measure(ablation.name, gen, output / WEIGHTS, prepared, config, device)
-        rows.append({**asdict(outcome.row), "differences": paired_differences(outcome, baseline, seed)})
-        console.print(_sheet(folder, prepared, baseline, rows))
-    write_json(folder / "ablations.json", {"baseline": asdict(baseline.row), "seed": seed, "rows": rows})
+        weights = folder / "ablations" / ablation.name / WEIGHTS
+        if agent == replace(config.agent, seed=config.seed) and not options and (folder / "dcrn" / WEIGHTS).is_file():
+            weights = folder / "dcrn" / WEIGHTS  # the run has trained it already
+        elif not weights.is_file() or table.timesteps(ablation.name) < agent.timesteps:
+            train_dcrn(pretrained, agent, weights.parent, device, **{**environment, **options})
+        outcome = _measure(ablation.name, gen, weights, prepared, config, device)
+        table.add(outcome, agent.timesteps)
+        console.print(table.sheet(folder.name))
     path = folder / "ablations.md"
-    write_tables(
-        path, f"What each part of DCRN's training does, {folder.name}", [_sheet(folder, prepared, baseline, rows)]
-    )
+    write_tables(path, f"What each part of DCRN's training does, {folder.name}", [table.sheet(folder.name)])
     return path
+
+
+class _Table:
+    """The rows that have been measured, in this call and earlier ones.
+
+    :param path: ``ablations.json``; a file about other faces, another policy or another seed is begun anew
+    :param prepared: the faces
+    :param baseline: what the rows are compared with
+    :param seed: of the trainings and of the bootstrap
+    """
+
+    def __init__(self, path: Path, prepared: PreparedFaces, baseline: Outcome, seed: int) -> None:
+        self.path, self.prepared, self.baseline, self.seed = path, prepared, baseline, seed
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            document = json.loads(path.read_text(encoding="utf-8"))
+            known = (document.get("split"), document["seed"], document["baseline"]["nme"])
+            if known == (prepared.dataset.split, seed, baseline.row.nme):
+                self.rows = {row["method"]: row for row in document["rows"]}
+
+    def timesteps(self, name: str) -> int:
+        """How long a row was trained; 0: it is not there."""
+        return int(self.rows.get(name, {}).get("timesteps", 0))
+
+    def add(self, outcome: Outcome, timesteps: int) -> None:
+        """Put a row in its place, and write all."""
+        row = {**asdict(outcome.row), "timesteps": timesteps}
+        self.rows[outcome.row.method] = {**row, "differences": paired_differences(outcome, self.baseline, self.seed)}
+        self.rows = {a.name: self.rows[a.name] for a in ABLATIONS if a.name in self.rows}
+        document = {"split": self.prepared.dataset.split, "baseline": asdict(self.baseline.row), "seed": self.seed}
+        write_json(self.path, {**document, "rows": list(self.rows.values())})
+
+    def sheet(self, name: str) -> Sheet:
+        """Each row's figures, and what it changes against the baseline on the same faces."""
+
+        def difference(row: Mapping[str, Any], name: str) -> str:
+            mean, low, high = row["differences"][name]
+            return f"{mean:+.3f} ({low:+.3f} .. {high:+.3f})"
+
+        def figures(row: Mapping[str, Any]) -> tuple[str, ...]:
+            return (
+                f"{row['nme']:.2f}",
+                f"{row['failure_rate']:.1f}",
+                f"{row['iterations']:.2f}",
+                f"{row['mean_return']:+.2f}",
+            )
+
+        rows = [
+            (
+                row["method"],
+                f"{row['timesteps']:,}",
+                *figures(row),
+                *(difference(row, name) for name in ("NME", "iterations", "return")),
+            )
+            for row in self.rows.values()
+        ]
+        dataset = self.prepared.dataset
+        return Sheet(
+            f"{name}, {dataset.name} {dataset.split}, {len(self.prepared)} faces",
+            ("row", "transitions", "NME %", "failures %", "iterations", "return", *_CHANGES),
+            (("LRN+Eq.3 (no RL)", "0", *figures(asdict(self.baseline.row)), "", "", ""), *rows),
+            ("change: against LRN+Eq.3 on the same faces, with 95 % bootstrap intervals",),
+        )
+
+
+_CHANGES = ("NME: change", "iterations: change", "return: change")
 
 
 def _measure(name: str, gen: Path, lrn: Path, prepared: PreparedFaces, config: RunConfig, device: str) -> Outcome:
@@ -139,33 +206,3 @@ def _measure(name: str, gen: Path, lrn: Path, prepared: PreparedFaces, config: R
     network = LRN.load(lrn, device=device)
     outcome = evaluate_method(name, FaceAligner(GEN.load(gen), network, config.alpha_2, device=device), prepared)
     return outcome.with_episodes(play_episodes(network, prepared, GENInitializer(gen, device), alpha_2=config.alpha_2))
-
-
-def _sheet(folder: Path, prepared: PreparedFaces, baseline: Outcome, rows: Sequence[Mapping[str, Any]]) -> Sheet:
-    """Each row's figures, and what it changes against the baseline on the same faces."""
-
-    def difference(row: Mapping[str, Any], name: str) -> str:
-        mean, low, high = row["differences"][name]
-        return f"{mean:+.3f} ({low:+.3f} .. {high:+.3f})"
-
-    def figures(row: Mapping[str, Any]) -> tuple[str, ...]:
-        return (
-            f"{row['nme']:.2f}",
-            f"{row['failure_rate']:.1f}",
-            f"{row['iterations']:.2f}",
-            f"{row['mean_return']:+.2f}",
-        )
-
-    start = ("LRN+Eq.3 (no RL)", *figures(asdict(baseline.row)), "", "", "")
-    return Sheet(
-        f"{folder.name}, {prepared.dataset.name} {prepared.dataset.split}, {len(prepared)} faces",
-        ("row", "NME %", "failures %", "iterations", "return", "NME: change", "iterations: change", "return: change"),
-        (
-            start,
-            *(
-                (row["method"], *figures(row), *(difference(row, name) for name in ("NME", "iterations", "return")))
-                for row in rows
-            ),
-        ),
-        ("change: against LRN+Eq.3 on the same faces, with 95 % bootstrap intervals",),
-    )

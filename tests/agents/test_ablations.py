@@ -54,6 +54,24 @@ def test_rows_are_trained_and_measured_against_the_pretrained_policy(micro_run: 
     ablate(micro_run, ["tau-0.8"])
     assert {p: p.stat().st_mtime_ns for p in (micro_run / "ablations").rglob(WEIGHTS)} == before, "not trained again"
 
+    ablate(micro_run, ["no-noise", "tau-0.8"], timesteps=32)
+    rows = {row["method"]: row for row in json.loads((micro_run / "ablations.json").read_text())["rows"]}
+    assert {name: row["timesteps"] for name, row in rows.items()} == {
+        "as-it-is": 24, "no-noise": 32, "tau-0.8": 32, "dense-reward": 24,
+    }  # fmt: skip
+    assert DCRN.load(micro_run / "ablations" / "tau-0.8" / "model.zip").num_timesteps == 32, "it went on"
+    assert "dense-reward" in path.read_text(), "rows of earlier calls stay"
+
+
+def test_what_the_run_has_trained_is_not_trained_again(micro_run: Path) -> None:
+    trained = LRN.load(pretrained_policy(micro_run))
+    torch.nn.init.constant_(trained.action.bias, 0.01)
+    trained.save(micro_run / "dcrn" / WEIGHTS)
+    ablate(micro_run, ["as-it-is"])
+    assert not (micro_run / "ablations").exists()
+    (row,) = json.loads((micro_run / "ablations.json").read_text())["rows"]
+    assert row["differences"]["NME"][0] != 0
+
 
 def test_each_row_can_be_built() -> None:
     names = [ablation.name for ablation in ABLATIONS]
