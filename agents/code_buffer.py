@@ -61,6 +61,8 @@ class CodeReplayBuffer(StateReplayBuffer):
             handle_timeout_termination,
         )  # fmt: skip
         self.encoder = encoder
+        # Patches and their codes, from who has acted on them: asked twice, the encoder costs as much as all else.
+        self.known: tuple[np.ndarray, Tensor] | None = None
         rows = (self.buffer_size, self.n_envs)
         self.codes: np.ndarray | None = None  # allocated with the first transition: the encoder tells their number
         self.history = np.zeros((*rows, HISTORY_SIZE), np.float16)
@@ -85,8 +87,13 @@ class CodeReplayBuffer(StateReplayBuffer):
         """
         if self.encoder is None:
             raise ValueError("CodeReplayBuffer has no encoder. Pass replay_buffer_kwargs=dict(encoder=...).")
+        known, self.known = self.known, None
         with torch.inference_mode():
-            codes = self.encoder(torch.from_numpy(obs["patches"]).to(self.device)).to(torch.float16).cpu().numpy()
+            if known is not None and known[0] is obs["patches"]:
+                made = known[1]
+            else:
+                made = self.encoder(torch.from_numpy(obs["patches"]).to(self.device))
+            codes = made.to(torch.float16).cpu().numpy()
         if self.codes is None:
             self.codes = np.zeros((self.buffer_size, self.n_envs, codes.shape[1]), np.float16)
         row = self.pos
@@ -136,4 +143,4 @@ class CodeReplayBuffer(StateReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the encoder; what comes after loading is no continuation of the newest transition."""
-        return {**self.__dict__, "encoder": None, "_newest": None}
+        return {**self.__dict__, "encoder": None, "known": None, "_newest": None}

@@ -12,7 +12,7 @@ from stable_baselines3 import DDPG
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import polyak_update, update_learning_rate
+from stable_baselines3.common.utils import obs_as_tensor, polyak_update, update_learning_rate
 from torch.nn import functional
 
 from agents.code_buffer import CodeReplayBuffer
@@ -206,13 +206,21 @@ class DCRN(DDPG):
     ) -> tuple[np.ndarray, np.ndarray]:
         # Uniform random increments would fill the buffer with faces that no policy ever sees: the warm-up, too,
         # acts with the pretrained policy and noise.
-        action, scaled = super()._sample_action(0, action_noise, n_envs)
-        if action_noise is not None and self.gain_noise > 0:
-            size = self.policy.critic.action_size
-            gains = np.exp(self.gain_noise * np.random.standard_normal((len(scaled), 1))).astype(np.float32)
-            scaled[:, :size] = np.clip(gains * scaled[:, :size], -1, 1)
-            action = self.policy.unscale_action(scaled)
-        return action, scaled
+        assert isinstance(self._last_obs, dict)
+        patches = self._last_obs["patches"]
+        with torch.inference_mode():
+            obs = cast(dict[str, torch.Tensor], obs_as_tensor(self._last_obs, self.device))
+            codes = self.policy.shared_codes(obs)
+            scaled = self.policy.actor(obs, codes).cpu().numpy()
+        if isinstance(self.replay_buffer, CodeReplayBuffer) and codes is not None:
+            self.replay_buffer.known = (patches, codes)
+        if action_noise is not None:
+            scaled = np.clip(scaled + action_noise(), -1, 1)
+            if self.gain_noise > 0:
+                size = self.policy.critic.action_size
+                gains = np.exp(self.gain_noise * np.random.standard_normal((len(scaled), 1))).astype(np.float32)
+                scaled[:, :size] = np.clip(gains * scaled[:, :size], -1, 1)
+        return self.policy.unscale_action(scaled), scaled
 
     def train(self, gradient_steps: int, batch_size: int = 128) -> None:
         """Updates of Algorithm 1, with the critic's warm-up and the imitation term."""

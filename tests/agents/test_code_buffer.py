@@ -97,6 +97,21 @@ def test_an_update_looks_at_no_pixel(toy_vec_env: Any, new_dcrn: NewDCRN, monkey
     assert model._n_updates == updates + 2
 
 
+def test_a_state_is_encoded_once(toy_vec_env: Any, new_dcrn: NewDCRN, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = new_dcrn(toy_vec_env(2, learned=True), critic_warmup=0)
+    encoder, seen = model.policy.reference.lrn.trunk.encoder, []
+    forward = encoder.forward
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return forward(images)
+
+    monkeypatch.setattr(encoder, "forward", counted)
+    model.learn(20)
+    assert model._n_updates > 0
+    assert seen == [2 * 68] * 10, "by who acts; neither the buffer nor an update asks again"
+
+
 def test_codes_and_patches_lead_to_the_same_values(toy_vec_env: Any, new_dcrn: NewDCRN) -> None:
     env = toy_vec_env(4, learned=True)
     model = new_dcrn(env)
