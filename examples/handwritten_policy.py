@@ -9,7 +9,8 @@ sys) with OMP_NUM_THREADS=1.
 
 It is the Supervised Descent Method (SDM, Xiong and De la Torre, CVPR 2013) as a policy: in each iteration the increment
 is a linear function of what the patches show, fitted by ridge regression. A function like :func:`policy` is all that
-``face-align collect --policy examples.handwritten_policy:policy`` asks for; there it is fitted on its first call.
+``face-align collect --policy examples.handwritten_policy:policy`` and ``face-align benchmark --algos
+examples.handwritten_policy:policy`` ask for; there it is fitted on its first call.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import gymnasium as gym
 import numpy as np
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
+from agents.play import play_held_out
 
 Observation = dict[str, np.ndarray]
 
@@ -110,30 +112,7 @@ def policy(observation: Observation) -> np.ndarray:
     return fitted(observation["patches"].shape[-4])(observation)
 
 
-def play(policy: Any, num_faces: int, **options: Any) -> str:
-    """Play each held-out face once; the mean return, how far the error fell, and how it ended.
-
-    :param policy: from a batch of observations to (N, 2K) increments
-    :param num_faces: N
-    :param options: keywords of FaceAlign-v0
-    """
-    # The reward of training; a test split plays blind by default.
-    options = {"split": "test", "initializer": "mean", "termination": "oracle", **options}
-    envs = gym.make_vec("FaceAlign-v0", num_envs=num_faces, **options)
-    observations, infos = envs.reset(seed=0, options={"index": np.arange(num_faces)})
-    initial = infos["initial_nme"]
-    returns, nme, success = np.zeros((3, num_faces))
-    going = np.ones(num_faces, dtype=bool)
-    while going.any():
-        observations, rewards, terminated, truncated, infos = envs.step(policy(observations))
-        returns += rewards * going
-        ended = going & (terminated | truncated)
-        nme[ended], success[ended] = infos["nme"][ended], terminated[ended]
-        going &= ~ended  # the slot goes on to another face, which does not count
-    return (
-        f"mean return {returns.mean():+.2f}, NME {100 * initial.mean():.1f} % -> {100 * nme.mean():.1f} %, "
-        f"{100 * success.mean():.0f} % of the episodes end in a terminal state"
-    )
+policy.vectorized = True  # type: ignore[attr-defined]  # who asks may hand over a batch
 
 
 def main() -> None:
@@ -145,16 +124,16 @@ def main() -> None:
     parser.add_argument("--ridge", type=float, default=RIDGE, help="weight of the squared coefficients (%(default)s)")
     args = parser.parse_args()
 
-    faces = {"landmarks": args.landmarks, "dataset_options": {"size": args.eval_faces}}
+    faces = {"landmarks": args.landmarks, "dataset_options": {"size": args.eval_faces}, "initializer": "mean"}
 
     def still(observations: Observation) -> np.ndarray:
         return np.zeros((len(observations["history"]), 2 * args.landmarks), np.float32)
 
-    print(f"before: {play(still, args.eval_faces, **faces)}")
+    print(f"before: {play_held_out(still, args.eval_faces, **faces)}")
     began = time.perf_counter()
     descent = SupervisedDescent.fit(args.size, args.ridge, landmarks=args.landmarks)
     print(f"{STAGES} regressions fitted on {args.size} faces in {time.perf_counter() - began:.1f} s")
-    print(f"after: {play(descent, args.eval_faces, **faces)}")
+    print(f"after: {play_held_out(descent, args.eval_faces, **faces)}")
 
 
 if __name__ == "__main__":

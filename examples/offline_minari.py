@@ -31,13 +31,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
+from agents.play import play_held_out
 from face_align_env.networks.lrn import LRN, preset
 
 
@@ -160,27 +160,6 @@ class Transitions:
         return self.patches[at], self.history[at]
 
 
-@torch.no_grad()
-def evaluate(actor: LRN, num_faces: int, **options: Any) -> str:
-    """Play each held-out face once, without noise; the mean return, how far the error fell, and how it ended."""
-    envs = gym.make_vec("FaceAlign-v0", num_envs=num_faces, **options)
-    observations, infos = envs.reset(seed=0, options={"index": np.arange(num_faces)})
-    initial = infos["initial_nme"]
-    returns, nme, success = np.zeros((3, num_faces))
-    going = np.ones(num_faces, dtype=bool)
-    while going.any():
-        actions, _ = actor(torch.from_numpy(observations["patches"]), torch.from_numpy(observations["history"]))
-        observations, rewards, terminated, truncated, infos = envs.step(actions.numpy())
-        returns += rewards * going
-        ended = going & (terminated | truncated)
-        nme[ended], success[ended] = infos["nme"][ended], terminated[ended]
-        going &= ~ended  # the slot goes on to another face, which does not count
-    return (
-        f"mean return {returns.mean():+.2f}, NME {100 * initial.mean():.1f} % -> {100 * nme.mean():.1f} %, "
-        f"{100 * success.mean():.0f} % of the episodes end in a terminal state"
-    )
-
-
 def load(args: Args) -> Any:
     """The Minari dataset, which is collected first where there is none."""
     try:
@@ -226,7 +205,12 @@ def main(args: Args) -> None:
     critic = Critic(actor)
     actor_target, critic_target = copy.deepcopy(actor), copy.deepcopy(critic)
     optimizers = [torch.optim.Adam(network.parameters(), lr=args.learning_rate) for network in (critic, actor)]
-    print(f"before: {evaluate(actor, num_faces, **held_out.spec.kwargs)}")
+
+    @torch.no_grad()
+    def policy(observations: dict[str, np.ndarray]) -> np.ndarray:
+        return actor(torch.from_numpy(observations["patches"]), torch.from_numpy(observations["history"]))[0].numpy()
+
+    print(f"before: {play_held_out(policy, num_faces, **held_out.spec.kwargs)}")
 
     def act(network: LRN, state: tuple[Tensor, Tensor]) -> Tensor:
         return network(*state)[0] / spread  # d_{t+1} goes nowhere: the environment writes the history
@@ -271,7 +255,7 @@ def main(args: Args) -> None:
                 f"{time.perf_counter() - began:4.0f} s"
             )
 
-    print(f"after: {evaluate(actor, num_faces, **held_out.spec.kwargs)}")
+    print(f"after: {play_held_out(policy, num_faces, **held_out.spec.kwargs)}")
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     actor.save(output / "actor.safetensors")

@@ -4,9 +4,9 @@
         --seeds 2 --timesteps 4000 --name own-algorithm
 
 A benchmark asks for three methods: the constructor with an environment (a VecEnv of Stable-Baselines3) and a seed,
-``learn`` and ``predict``. This one is Mania, Guy and Recht's (2018) V1-t: a linear policy, moved along random directions
-by the difference of the returns that a step forth and a step back earn. Each face of the batch plays with weights of its
-own, so that all directions are tried at once.
+``learn`` and ``predict``. This one is Mania, Guy and Recht's (2018) V1-t: a linear policy, moved along random
+directions by the difference of the returns that a step forth and a step back earn. Each face of the batch plays with
+weights of its own, so that all directions are tried at once.
 """
 
 from __future__ import annotations

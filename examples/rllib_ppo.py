@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from gymnasium import spaces
 from torch import nn
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
+from agents.play import play_held_out
 from face_align_env.networks.lrn import LRN, preset
 
 try:
@@ -98,33 +100,16 @@ def shape_modes(shapes: np.ndarray, count: int) -> np.ndarray:
     return (directions[:count] * lengths[:count, None] / np.sqrt(len(shapes))).astype(np.float32)
 
 
-@torch.no_grad()
-def evaluate(module: LRNModule, modes: np.ndarray, num_faces: int, **options: Any) -> str:
-    """Play each held-out face once, without noise; the mean return, how far the error fell, and how it ended."""
-    envs = gym.make_vec(
-        "FaceAlign-v0",
-        num_envs=num_faces,
-        split="test",
-        dataset_options={"size": num_faces},
-        termination="oracle",  # as in training; a test split plays blind by default
-        **options,
-    )
-    observations, infos = envs.reset(seed=0, options={"index": np.arange(num_faces)})
-    initial = infos["initial_nme"]
-    returns, nme, success = np.zeros((3, num_faces))
-    going = np.ones(num_faces, dtype=bool)
-    while going.any():
+def policy_of(module: LRNModule, modes: np.ndarray) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """Increments for a batch of observations, without noise."""
+
+    @torch.no_grad()
+    def policy(observations: dict[str, np.ndarray]) -> np.ndarray:
         batch = {Columns.OBS: {key: torch.from_numpy(value) for key, value in observations.items()}}
         mean = module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS].chunk(2, dim=1)[0]
-        observations, rewards, terminated, truncated, infos = envs.step(mean.clamp(-1, 1).numpy() @ modes)
-        returns += rewards * going
-        ended = going & (terminated | truncated)
-        nme[ended], success[ended] = infos["nme"][ended], terminated[ended]
-        going &= ~ended  # the slot goes on to another face, which does not count
-    return (
-        f"mean return {returns.mean():+.2f}, NME {100 * initial.mean():.1f} % -> {100 * nme.mean():.1f} %, "
-        f"{100 * success.mean():.0f} % of the episodes end in a terminal state"
-    )
+        return mean.clamp(-1, 1).numpy() @ modes
+
+    return policy
 
 
 def main() -> None:
@@ -153,7 +138,11 @@ def main() -> None:
     train = {**faces, "dataset_options": {"size": args.size}, "reward": "dense"}
     task = gym.make("FaceAlign-v0", **train).unwrapped.task
     modes = args.step * shape_modes(task.source.prepared.landmarks, args.modes)
-    held_out = {"landmarks": args.landmarks, "initializer": task.initializer}
+    held_out = {
+        "landmarks": args.landmarks,
+        "initializer": task.initializer,
+        "dataset_options": {"size": args.eval_faces},
+    }
 
     register_env("FaceAlign", lambda _: ShapeModes(gym.make("FaceAlign-v0", **train), modes))
     config = (
@@ -177,13 +166,13 @@ def main() -> None:
     )
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
     algorithm = config.build_algo()
-    print(f"before: {evaluate(algorithm.get_module(), modes, args.eval_faces, **held_out)}")
+    print(f"before: {play_held_out(policy_of(algorithm.get_module(), modes), args.eval_faces, **held_out)}")
     steps = 0
     while steps < args.timesteps:
         result = algorithm.train()["env_runners"]
         steps = int(result["num_env_steps_sampled_lifetime"])
         print(f"{steps:6d} steps  dense return {result['episode_return_mean']:+6.2f}")
-    print(f"after: {evaluate(algorithm.get_module(), modes, args.eval_faces, **held_out)}")
+    print(f"after: {play_held_out(policy_of(algorithm.get_module(), modes), args.eval_faces, **held_out)}")
     print(f"The checkpoint: {algorithm.save_to_path(args.output.resolve())}")
     algorithm.stop()
     ray.shutdown()

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from tqdm import tqdm
 
 from agents.benchmark.arena import TERMINATIONS, Arena
-from agents.benchmark.play import Played, play, spread
 from agents.benchmark.settings import TrialKey
 from agents.benchmark.trial import FACES, RESULTS, measurement, write_faces, write_rows
+from agents.play import Played, play, spread
 from agents.policies import Policy, as_policy, load_object, lrn_policy, random_policy, zero_policy
 from face_align_env.mdp import MAX_ITERATIONS
 

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from agents.benchmark import figures
 from agents.benchmark.arena import TERMINATIONS
 from agents.benchmark.baselines import FIXED, NOT_TRAINED
-from agents.benchmark.play import MEASURES
 from agents.benchmark.results import Results, kind_of
 from agents.benchmark.settings import BenchmarkSettings
 from agents.evaluation import Sheet, write_tables
 from agents.figures import write_figures
+from agents.play import MEASURES
 from face_align_env.files import write_bytes
 
 PACKAGES = ("face-align-env", "gymnasium", "stable-baselines3", "sb3-contrib", "rliable", "torch", "numpy")

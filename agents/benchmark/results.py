@@ -14,9 +14,9 @@ import pandas as pd
 from scipy.stats import trim_mean
 
 from agents.benchmark.baselines import FIXED, NOT_TRAINED
-from agents.benchmark.play import MEASURES
 from agents.benchmark.settings import TrialKey
 from agents.benchmark.trial import FACES, RESULTS, is_complete
+from agents.play import MEASURES
 from face_align_env.files import write_bytes
 
 Floats = npt.NDArray[np.float64]

@@ -28,8 +28,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from agents.benchmark.algorithms import Learner, acts_by_itself, find_algorithm, load_algorithm, make_learner
 from agents.benchmark.arena import TERMINATIONS, Arena
-from agents.benchmark.play import MEASURES, Played, play, spread
 from agents.benchmark.settings import TrialKey
+from agents.play import MEASURES, Played, play, spread
 from agents.replay_buffer import FaceReplayBuffer
 from face_align_env.files import atomic_path, write_bytes
 

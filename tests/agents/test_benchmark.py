@@ -21,13 +21,13 @@ from agents.benchmark import schedule, trial
 from agents.benchmark.algorithms import ALGORITHMS, find_algorithm, load_algorithm
 from agents.benchmark.arena import Arena
 from agents.benchmark.baselines import FIXED, run_baselines
-from agents.benchmark.play import play, spread
 from agents.benchmark.results import Results, interquartile_mean, performance_profiles
 from agents.benchmark.run import Pretraining, benchmark
 from agents.benchmark.settings import STARTS, BenchmarkSettings, TrialKey, overrides_of, trial_keys
 from agents.benchmark.trial import COLUMNS, is_complete, run_trial, trial_folder
 from agents.cli import app
 from agents.compare import compare
+from agents.play import play, spread
 from agents.policies import lrn_policy, zero_policy
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN

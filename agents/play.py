@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.vec_env import FaceAlignVecEnv
 from face_align_env.metrics import failure_rate
 
 Act = Callable[[Any], npt.NDArray[np.floating]]
@@ -45,6 +46,13 @@ class Played:
             "failure_rate": 100 * failure_rate(self.nme),
         }
 
+    def __str__(self) -> str:
+        means, initial = self.means(), 100 * self.initial_nme.mean()
+        return (
+            f"mean return {means['return']:+.2f}, NME {initial:.1f} % -> {means['nme']:.1f} %, "
+            f"{means['success']:.0f} % of the episodes end in a terminal state"
+        )
+
 
 def play(act: Act, env: VecEnv, faces: Sequence[int], alpha_1: float) -> Played:
     """Play each of these faces once.
@@ -77,6 +85,20 @@ def play(act: Act, env: VecEnv, faces: Sequence[int], alpha_1: float) -> Played:
         nme=nme,
         initial_nme=np.array([info["initial_nme"] for info in last]),
     )
+
+
+def play_held_out(act: Act, num_faces: int, **options: Any) -> Played:
+    """Play the first faces of the test split once each, all at a time.
+
+    :param act: the policy
+    :param num_faces: N
+    :param options: keywords of FaceAlign-v0; by default with oracle termination, as in training
+    """
+    env = FaceAlignVecEnv(num_faces, **{"split": "test", "termination": "oracle", **options})
+    try:
+        return play(act, env, range(num_faces), env.get_attr("task")[0].parameters.alpha_1)
+    finally:
+        env.close()
 
 
 def spread(num_faces: int, wanted: int) -> list[int]:
