@@ -314,7 +314,7 @@ def _sheets(
     if compared:
         lines = []
         for label, value in compared.items():
-            form = "{:.3f}" if "ratio" in label else "{:+.3f}"
+            form = "{:.3f}" if "ratio of" in label else "{:+.3f}"
             mean, low, high, *each = map(form.format, (value.mean, value.low, value.high, *value.by_seed))
             lines.append((label, mean, f"{low} .. {high}", ", ".join(each)))
         heading = f"{title}: compared on the same faces, seed by seed"

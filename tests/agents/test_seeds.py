@@ -88,6 +88,7 @@ def test_seeds_are_put_together(tmp_path: Path) -> None:
         assert f"300w full, {FACES} faces, seeds 0, 1, 2" in text
         assert "DCRN over GEN: ratio of NME" in text
     assert f"| DCRN | {mean:.2f} |" in markdown
+    assert "| DCRN minus LRN+Eq.3: iterations | +0.000 |" in markdown, "a difference has a sign"
 
 
 def test_seeds_that_are_not_finished_are_named(tmp_path: Path) -> None:
