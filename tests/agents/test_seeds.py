@@ -175,14 +175,15 @@ def test_one_seed_has_the_interval_of_its_faces() -> None:
 def test_a_run_of_several_seeds_is_a_run_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
-    def run(config: RunConfig, folder: Path, device: str, console: Console) -> None:
+    def run(config: RunConfig, folder: Path, device: str, console: Console, stages: list[str] | None) -> None:
+        assert stages == (None if folder.name == "one" else ["gen"])
         ran.append((config.seed, config.agent.seed, folder.name))
         replace(config, alpha_2=3.0).write(folder)
         write_evaluation(folder, config.seed)
 
     monkeypatch.setattr(seeds, "run", run)
     console, config = Console(file=io.StringIO()), RunConfig(Data("300w"), seed=4, agent=AgentConfig(seed=4))
-    run_seeds(config, tmp_path / "many", 3, "cpu", console)
+    run_seeds(config, tmp_path / "many", 3, "cpu", console, ["gen"])
     assert ran == [(4, 4, "seed-4"), (5, 5, "seed-5"), (6, 6, "seed-6")]
     assert json.loads((tmp_path / "many" / "seeds.json").read_text())["seeds"] == [4, 5, 6]
     run_seeds(config, tmp_path / "one", 1, "cpu", console)
