@@ -98,7 +98,19 @@ def _write(
         "notes": json.dumps(dict(notes or {})),
     }
     # Not save_file: it makes files that nobody but their owner can read.
-    write_bytes(path, save(tensors, metadata))
+    write_bytes(path, _in_order(save(tensors, metadata)))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its header sorted: the library writes it in another order each time.
+
+    The same weights are then the same file, with the same digest. A header is a little-endian length of eight bytes and
+    JSON padded with spaces; where a tensor lies is counted from its end.
+    """
+    length = int.from_bytes(data[:8], "little")
+    text = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def load_weights(

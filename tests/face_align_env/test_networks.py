@@ -276,6 +276,13 @@ def test_lrn_survives_its_file(tmp_path: Path, half: bool) -> None:
     assert path.stat().st_size == pytest.approx(num_parameters(lrn) * (2 if half else 4), rel=0.02)
 
 
+def test_the_same_weights_are_the_same_file(tmp_path: Path) -> None:
+    lrn = micro_lrn()
+    for i in range(6):
+        lrn.save(tmp_path / f"{i}.safetensors", {"seed": 0})
+    assert len({(tmp_path / f"{i}.safetensors").read_bytes() for i in range(6)}) == 1
+
+
 def test_weights_can_be_read_by_everyone_who_may_read_the_folder(tmp_path: Path) -> None:
     micro_lrn().save(tmp_path / "lrn.safetensors")
     (tmp_path / "ordinary").touch()
