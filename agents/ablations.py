@@ -107,6 +107,7 @@ def ablate(
         "root": data.root,
         "landmarks": data.landmarks,
         "dataset_options": dict(data.options or {}),
+        **(config.environment or {}),
     }
     prepared = data.prepare(split, max_cached=2048)
     baseline = _measure("LRN+Eq.3", gen, pretrained, prepared, config, device)

@@ -11,6 +11,7 @@ import typer
 
 from agents.options import (
     DatasetOption,
+    EnvironmentOption,
     LandmarksOption,
     OptionOption,
     RootOption,
@@ -57,12 +58,7 @@ def benchmark(
     ),
     modes: Annotated[int, typer.Option(help="Number of shape modes.")] = 10,
     step: Annotated[float, typer.Option(help="Full step along a mode, standard deviations of the faces.")] = 0.1,
-    environment: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--env", help="Keyword of the training's environment as KEY=VALUE (reward=dense); repeat for more."
-        ),
-    ] = None,
+    environment: EnvironmentOption = None,
     alpha_2: Annotated[float | None, typer.Option("--alpha-2", help="Eq. 3's bound, pixels; default: Table 2's.")] = (
         None
     ),

@@ -18,6 +18,7 @@ from agents.options import (
     DatasetOption,
     DeviceOption,
     DevicesOption,
+    EnvironmentOption,
     LandmarksOption,
     LearningRateOption,
     OptionOption,
@@ -165,6 +166,7 @@ def train(
     alpha_2: Alpha2Option = None,
     augment: AugmentOption = True,
     overrides: SetOption = None,
+    environment: EnvironmentOption = None,
     landmarks: LandmarksOption = None,
     option: OptionOption = None,
     device: DeviceOption = "auto",
@@ -188,6 +190,7 @@ def train(
         root=root,
         landmarks=landmarks,
         dataset_options=data.options,
+        **options_of(environment, "--env"),
     )
     done("model.zip is the Stable-Baselines3 model", output / "weights.safetensors")
 
@@ -232,6 +235,7 @@ def run_command(
     alpha_2: Alpha2Option = None,
     augment: AugmentOption = True,
     overrides: SetOption = None,
+    environment: EnvironmentOption = None,
     landmarks: LandmarksOption = None,
     option: OptionOption = None,
     device: DeviceOption = "auto",
@@ -269,6 +273,7 @@ def run_command(
             overrides=options_of(overrides, "--set") or None,
         ),
         alpha_2=alpha_2,
+        environment=options_of(environment, "--env") or None,
     )
     folder = Path("runs") / name if name else _folder(dataset, landmarks, preset)
     run_seeds(config, folder, seeds, device, console, stage)

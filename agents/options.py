@@ -48,6 +48,14 @@ AugmentationOption = Annotated[
         "--augmentation", help="Range of the random views as KEY=VALUE (rotation=40, blur=0); repeat for more."
     ),
 ]
+EnvironmentOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env",
+        help="Keyword of the environment in which RL trains as KEY=VALUE (reward=dense, iteration_cost=0.1); repeat "
+        "for more. Measured is always under the paper's.",
+    ),
+]
 OutputOption = Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard curves.")]
 
 # Piped into a file the tables keep their columns.

@@ -170,6 +170,8 @@ def describe_command(config: RunConfig, train: FaceDataset) -> str:
     words += _options(replace(config.agent, seed=0))
     for key, value in (config.agent.overrides or {}).items():
         words += ["--set", f"{key}={value}"]
+    for key, value in (config.environment or {}).items():
+        words += ["--env", f"{key}={value}"]
     return shlex.join(words)
 
 

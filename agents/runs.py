@@ -28,7 +28,7 @@ from agents.face_figures import save_face_figures
 from agents.figures import save_figures
 from agents.paper_tables import PROTOCOLS, paper_tables
 from agents.rewards import reward_sheets
-from agents.training import AgentConfig, train_dcrn
+from agents.training import AgentConfig, check_environment, train_dcrn
 from face_align_env.crops import CROP_SIZE
 from face_align_env.datasets import DatasetNotFoundError, FaceDataset, dataset_class, dataset_splits, load_dataset
 from face_align_env.initialization import GENInitializer
@@ -67,6 +67,7 @@ class RunConfig:
     :param lrn_epochs: None: the recipe's
     :param agent: how DCRN is trained
     :param alpha_2: Eq. 3's bound for DCRN and LRN+Eq.3; None: the dataset's
+    :param environment: further keywords of ``gym.make`` for DCRN's training; measured is always under the defaults
     """
 
     data: Data = field(default_factory=Data)
@@ -77,6 +78,7 @@ class RunConfig:
     lrn_epochs: int | None = None
     agent: AgentConfig = field(default_factory=AgentConfig)
     alpha_2: float | None = None
+    environment: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> RunConfig:
@@ -114,11 +116,13 @@ def run(
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
     :param console: where to say what happens
     :param stages: some of :data:`STAGES`; None: all. What is there is evaluated
-    :raises ValueError: there is no such stage, or one of them needs another that is not there
+    :raises ValueError: there is no such stage, one of them needs another that is not there, or the environment has no
+        such keyword
     """
     console = console or Console()
     folder = Path(folder)
     wanted = _stages(stages, folder)
+    check_environment(config.environment or {})
     chosen = recipe(config.preset)
     dataset = load_dataset(config.data.dataset, "train", config.data.root, config.data.landmarks, **_options(config))
     if config.alpha_2 is None:
@@ -155,6 +159,7 @@ def run(
                 root=config.data.root,
                 landmarks=config.data.landmarks,
                 dataset_options=_options(config),
+                **(config.environment or {}),
             )
         else:
             gen = folder / "gen" / WEIGHTS if stage.startswith("gen") else None

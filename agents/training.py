@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
 from agents.dcrn import DCRN
+from agents.episode_metrics import EpisodeMetrics
 from agents.vec_env import FaceAlignVecEnv
+from face_align_env.episodes import TERMINATIONS, make_task
 from face_align_env.files import atomic_path
+from face_align_env.mdp import MDPParameters
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 from pretrain.settings import settle
@@ -46,6 +51,21 @@ class AgentConfig:
     augment: bool = True
     checkpoint_timesteps: int = 10_000
     overrides: dict[str, Any] | None = None
+
+
+def check_environment(options: Mapping[str, Any]) -> None:
+    """Look at keywords of ``gym.make`` before hours of pretraining are spent on them.
+
+    :raises ValueError: FaceAlign-v0 has no such keyword, or its reward and termination cannot be made of them
+    """
+    known = inspect.signature(make_task).parameters
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise ValueError(f"FaceAlign-v0 has no keyword '{unknown[0]}'; it has {', '.join(known)}.")
+    constants = {field.name for field in fields(MDPParameters)}
+    MDPParameters(**{key: value for key, value in options.items() if key in constants and value is not None})
+    if options.get("termination") not in (None, *TERMINATIONS):
+        raise ValueError(f"termination must be one of {', '.join(TERMINATIONS)}, got '{options['termination']}'.")
 
 
 class _Checkpoints(BaseCallback):
@@ -146,7 +166,7 @@ def train_dcrn(
     remaining = config.timesteps - model.num_timesteps
     if remaining > 0:
         callback = _Checkpoints(folder, config.checkpoint_timesteps, config.timesteps)
-        model.learn(remaining, callback, log_interval=50, reset_num_timesteps=not resumed)
+        model.learn(remaining, [callback, EpisodeMetrics()], log_interval=50, reset_num_timesteps=not resumed)
     env.close()
     notes = {"agent": "DCRN", "preset": config.preset, "timesteps": model.num_timesteps, "seed": config.seed}
     model.lrn.save(folder / "weights.safetensors", notes)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agents.training import check_environment
 from pretrain.recipes import Data
 from pretrain.settings import settle
 
@@ -65,6 +66,7 @@ class BenchmarkSettings:
         for name in ("timesteps", "evaluations", "eval_faces", "modes", "step"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        check_environment(self.environment or {})
         if self.evaluations > self.timesteps:
             raise ValueError(f"{self.timesteps} timesteps cannot be measured {self.evaluations} times.")
 

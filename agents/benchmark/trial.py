@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 import json
 import os
@@ -29,6 +28,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from agents.benchmark.algorithms import Learner, acts_by_itself, find_algorithm, load_algorithm, make_learner
 from agents.benchmark.arena import TERMINATIONS, Arena
 from agents.benchmark.settings import TrialKey
+from agents.episode_metrics import EpisodeMetrics
 from agents.play import MEASURES, Played, play, spread
 from agents.replay_buffer import FaceReplayBuffer
 from face_align_env.files import atomic_path, write_bytes
@@ -159,10 +159,11 @@ def _measure(arena: Arena, learner: Learner, env: VecEnv) -> Played:
 
 
 def _learn(learner: Learner, transitions: int) -> None:
-    known = inspect.signature(learner.learn).parameters
-    # Stable-Baselines3 begins new episodes where it is not told that it goes on.
-    going_on = {"reset_num_timesteps": False} if "reset_num_timesteps" in known else {}
-    learner.learn(transitions, **going_on)
+    if isinstance(learner, BaseAlgorithm):
+        # It begins new episodes where it is not told that it goes on.
+        learner.learn(transitions, EpisodeMetrics(), reset_num_timesteps=False)
+    else:
+        learner.learn(transitions)
 
 
 def _save(learner: BaseAlgorithm, own: Path) -> None:

@@ -341,6 +341,9 @@ def test_mistakes_are_named(begun: Path, here: Path, pretrained: Path) -> None:
     assert overrides_of({"own:Still.a": 1, "sac.b": 2}) == {"own:Still": {"a": 1}, "sac": {"b": 2}}
     with pytest.raises(FileNotFoundError, match="no folder of a benchmark"):
         BenchmarkSettings.read(pretrained)
+    for wrong, message in {"rewrd": "no keyword 'rewrd'", "reward": "reward must be one of paper"}.items():
+        with pytest.raises(ValueError, match=message):
+            BenchmarkSettings(environment={wrong: "much"})
     with pytest.raises(ValueError, match="modes, landmarks"):
         BenchmarkSettings(actions="pixels")
     with pytest.raises(ValueError, match="cannot be measured 10 times"):

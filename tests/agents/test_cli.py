@@ -132,6 +132,14 @@ def test_a_run_of_some_stages_is_finished_later(
     assert all((folder / stage / "weights.safetensors").is_file() for stage in STAGES)
 
 
+def test_the_environment_of_the_training_is_looked_at_first(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no keyword 'rewards'" in fail(capsys, monkeypatch, *RUN, "--env", "rewards=dense")
+    assert "reward must be one of" in fail(capsys, monkeypatch, *RUN, "--env", "reward=dens")
+    assert not (here / "runs").exists(), "before anything is trained"
+
+
 def test_the_stages_by_themselves(here: Path) -> None:
     common = ["--dataset", "synthetic", "--option", "size=4", "--device", "cpu"]
     assert "runs/gen" in call("pretrain", "gen", "--preset", "micro", "--epochs", "1", *common).output
@@ -141,6 +149,9 @@ def test_the_stages_by_themselves(here: Path) -> None:
         "--output", "runs/mean", *common,
     )  # fmt: skip
     call("train", "--timesteps", "8", "--num-envs", "2", *common)
+    call("train", "--timesteps", "8", "--num-envs", "2", "--env", "reward=dense", "--output", "runs/dense", *common)
+    settings = json.loads((here / "runs" / "dense" / "settings.json").read_text())
+    assert settings["environment"]["reward"] == "dense"
     for stage in ("gen", "lrn", "mean", "dcrn"):
         assert (here / "runs" / stage / "weights.safetensors").is_file()
 

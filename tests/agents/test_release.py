@@ -99,9 +99,12 @@ def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
         "face-align run --dataset synthetic --landmarks 29 --option size=12 --preset tiny --gen-epochs 3 "
         "--timesteps 640 --no-augment"
     )
-    changed = replace(CONFIG, seed=4, alpha_2=2.0, agent=AgentConfig(preset="paper", seed=4, overrides={"noise": 2}))
+    agent = AgentConfig(preset="paper", seed=4, overrides={"noise": 2})
+    changed = replace(CONFIG, seed=4, alpha_2=2.0, agent=agent, environment={"reward": "dense"})
     words = shlex.split(describe_command(changed, load_dataset("synthetic", "train", None, 29, size=12)))
-    assert words[8:] == shlex.split("--preset tiny --seed 4 --gen-epochs 3 --alpha-2 2.0 --agent paper --set noise=2")
+    assert words[8:] == shlex.split(
+        "--preset tiny --seed 4 --gen-epochs 3 --alpha-2 2.0 --agent paper --set noise=2 --env reward=dense"
+    )
 
 
 def test_what_the_caller_says_is_on_the_card(run_folder: Path, tmp_path: Path) -> None:
