@@ -73,7 +73,7 @@ def import_policy(name: str) -> Policy:
     :raises ValueError: it is no import path, or names no policy
     :raises ModuleNotFoundError: there is no such module
     """
-    if ":" not in name:
+    if not all(name.partition(":")):
         raise ValueError(
             f"Unknown policy '{name}'. There are: random, zero, or MODULE:FUNCTION, an import path; with --run: dcrn, "
             "lrn."

@@ -2,20 +2,35 @@
 
     face-align benchmark --algos sac,examples.own_algorithm:RandomSearch --run runs/demo --option size=600 \\
         --seeds 2 --timesteps 4000 --name own-algorithm
+    python examples/own_algorithm.py --run runs/demo
 
 A benchmark asks for three methods: the constructor with an environment (a VecEnv of Stable-Baselines3) and a seed,
 ``learn`` and ``predict``. This one is Mania, Guy and Recht's (2018) V1-t: a linear policy, moved along random
 directions by the difference of the returns that a step forth and a step back earn. Each face of the batch plays with
 weights of its own, so that all directions are tried at once.
+
+The second command trains it without a benchmark, on the faces of a run (``make demo`` makes runs/demo), from that run's
+pretrained policy.
 """
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
+
+from agents.play import play
+from agents.pretrained_features import PretrainedFeatures
+from agents.runs import WEIGHTS, RunConfig, pretrained_policy
+from agents.shape_modes import shape_modes
+from agents.vec_env import FaceAlignVecEnv
+from face_align_env.initialization import GENInitializer
+from face_align_env.networks.lrn import LRN
+from face_align_env.prepared import FaceSource
 
 
 class RandomSearch:
@@ -80,3 +95,49 @@ class RandomSearch:
             ended += going & dones
             played += 1
         return totals / self.episodes, int(played.sum())
+
+
+def main() -> None:
+    """Train on a run's faces, and measure before and after."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="folder of a run, whose GEN and LRN are used")
+    parser.add_argument("--timesteps", type=int, default=20_000, help="transitions to collect (%(default)s)")
+    parser.add_argument("--num-envs", type=int, default=16, help="faces at once (%(default)s)")
+    parser.add_argument("--eval-faces", type=int, default=50, help="number of held-out faces (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the directions and of the order of faces (%(default)s)")
+    args = parser.parse_args()
+
+    config, lrn = RunConfig.read(args.run), LRN.load(pretrained_policy(args.run))
+    train, test = config.data.prepare("train", max_cached=2048), config.data.prepare()
+
+    def environment(num_envs: int, faces: FaceSource) -> PretrainedFeatures:
+        env = FaceAlignVecEnv(
+            num_envs,
+            dataset=faces,
+            initializer=GENInitializer(args.run / "gen" / WEIGHTS),
+            alpha_2=config.alpha_2,
+            termination="oracle",
+            learned_history=True,
+            action_limit=lrn.config.action_limit,
+            patch_size=lrn.config.patch_size,
+        )
+        return PretrainedFeatures(env, lrn, 0.1 * shape_modes(train.landmarks, 10), residual=True)
+
+    held_out = environment(args.eval_faces, FaceSource(test))
+    env = environment(args.num_envs, FaceSource(train))
+    env.seed(args.seed)
+    algorithm = RandomSearch(env, args.seed)
+
+    def measure() -> str:
+        alpha_1 = held_out.get_attr("task")[0].parameters.alpha_1
+        return str(
+            play(lambda observation: algorithm.predict(observation)[0], held_out, range(args.eval_faces), alpha_1)
+        )
+
+    print(f"before: {measure()}")
+    algorithm.learn(args.timesteps)
+    print(f"after: {measure()}")
+
+
+if __name__ == "__main__":
+    main()

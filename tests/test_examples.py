@@ -167,6 +167,18 @@ def test_compare_peers_puts_dlib_beside_the_run(run: Run, tmp_path: Path, micro_
     assert run("compare_peers", *small)[0].endswith("was there")
 
 
+def test_an_algorithm_of_ones_own_learns_from_a_runs_policy(run: Run, micro_run: Path) -> None:
+    (micro_run / "config.json").unlink()
+    RunConfig(Data(options={"size": 6}), "tiny", alpha_2=3.0).write(micro_run)
+    source = micro_run / "dcrn" / "weights.safetensors"
+    (micro_run / "gen-lrn4").mkdir(exist_ok=True)
+    (micro_run / "gen-lrn4" / "weights.safetensors").write_bytes(source.read_bytes())
+    small = ("--run", micro_run, "--timesteps", 40, "--num-envs", 4, "--eval-faces", 4)
+    first = measured(run("own_algorithm", *small))
+    assert measured(run("own_algorithm", *small)) == first
+    assert measured(run("own_algorithm", *small, "--seed", 1))[0] == first[0], "nothing has been learnt yet"
+
+
 @pytest.mark.parametrize("script", sorted(path.stem for path in EXAMPLES.glob("*.py")))
 def test_every_example_says_how_it_is_run(run: Run, capsys: pytest.CaptureFixture[str], script: str) -> None:
     with pytest.raises(SystemExit) as stop:
