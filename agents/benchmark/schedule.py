@@ -48,7 +48,7 @@ def run_trials(folder: str | os.PathLike[str], keys: Sequence[TrialKey], workers
     waiting = [key for key in keys if not is_complete(folder, key)]
     failed: list[TrialKey] = []
     running: dict[TrialKey, subprocess.Popen[bytes]] = {}
-    # The networks are too small to be worth splitting: two threads of a trial on a busy machine wait for each other, and
+    # The networks are too small to be split: on a busy machine, two threads of a trial wait for each other, and
     # 100 updates of SAC took a minute instead of three seconds. Cores are for further trials.
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **os.environ}
     bar = tqdm(total=len(keys), initial=len(keys) - len(waiting), desc="trials", disable=not waiting)
