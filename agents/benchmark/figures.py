@@ -26,6 +26,9 @@ LABELS = {
     "failure_rate": "failures, %",
 }
 CURVES = ("return", "episode_length", "success", "nme")
+NME_TOP = (
+    1.5  # where the axis of the NME ends, in errors of the worst baseline: a policy that tears shapes apart has 200 %
+)
 _BASELINES = {PRETRAINED: "--", NOTHING: ":"}
 
 
@@ -42,6 +45,8 @@ def algorithms_of(results: Results) -> list[str]:
 def learning_curves(results: Results, termination: str) -> Figure:
     """A row for each measure, a column for each start; interquartile means and intervals over seeds.
 
+    Where an algorithm ruins the shapes, the axis of the NME ends at :data:`NME_TOP`, or nothing else could be seen.
+
     :param results: of a benchmark
     :param termination: under which it was measured
     """
@@ -57,10 +62,14 @@ def learning_curves(results: Results, termination: str) -> Figure:
                 steps, mean = results.interval(name, start, termination, measure)
                 axes.plot(steps, mean.iqm, color=colors[name], label=name)
                 axes.fill_between(steps, mean.low, mean.high, color=colors[name], alpha=0.2, linewidth=0)
+            heights = []
             for kind, line in _BASELINES.items():
                 for name in results.kinds(kind):
                     _, values = results.curve(name, NOT_TRAINED, termination, measure)
-                    axes.axhline(values.mean(), color="black", linestyle=line, linewidth=1, label=name)
+                    heights.append(values.mean())
+                    axes.axhline(heights[-1], color="black", linestyle=line, linewidth=1, label=name)
+            if measure == "nme" and heights and axes.get_ylim()[1] > NME_TOP * max(heights):
+                axes.set_ylim(0, NME_TOP * max(heights))
             axes.grid(alpha=0.3)
             if row == 0:
                 axes.set_title(f"from {start}")

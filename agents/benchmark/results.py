@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import trim_mean
 
 from agents.benchmark.baselines import FIXED, NOT_TRAINED
-from agents.benchmark.settings import TrialKey
+from agents.benchmark.settings import STARTS, TrialKey
 from agents.benchmark.trial import FACES, RESULTS, is_complete
 from agents.play import MEASURES
 from face_align_env.files import write_bytes
@@ -127,8 +127,8 @@ class Results:
         write_bytes(path, self.frame.to_csv(index=False, float_format="%.6g").encode())
 
     def starts(self) -> list[str]:
-        """The starts of trainings."""
-        return [start for start in self.frame["start"].unique() if start != NOT_TRAINED]
+        """The starts of trainings, those with the most pretraining first."""
+        return [start for start in STARTS if start in set(self.frame["start"])]
 
     def trained(self, start: str) -> list[str]:
         """The algorithms that were trained from a start."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from agents.benchmark import schedule, trial
 from agents.benchmark.algorithms import ALGORITHMS, find_algorithm, load_algorithm
 from agents.benchmark.arena import Arena
 from agents.benchmark.baselines import FIXED, run_baselines
+from agents.benchmark.figures import CURVES, learning_curves
 from agents.benchmark.results import Results, interquartile_mean, performance_profiles
 from agents.benchmark.run import Pretraining, benchmark
 from agents.benchmark.settings import STARTS, BenchmarkSettings, TrialKey, overrides_of, trial_keys
@@ -92,6 +94,30 @@ def begun(here: Path, pretrained: Path) -> Path:
     folder = here / "begun"
     benchmark(TOY, folder, [], [], 1, Pretraining(pretrained), 1, console=Console(quiet=True))
     return folder
+
+
+def made_up(values: dict[tuple[str, str], tuple[float, float]]) -> Results:
+    """Results whose every measure is the same number; (algorithm, start) -> its values at steps 0 and 10."""
+    rows = [
+        {**dict.fromkeys(COLUMNS, value), "algorithm": name, "start": start, "seed": 0, "step": 10 * i}
+        | {"termination": "oracle"}
+        for (name, start), curve in values.items()
+        for i, value in enumerate(curve)
+    ]
+    return Results(pd.DataFrame(rows, columns=list(COLUMNS)), {}, ())
+
+
+def test_a_ruined_policy_does_not_hide_the_others_in_the_curves_of_the_nme() -> None:
+    still = {("do-nothing", "-"): (30.0, 30.0), ("sac", "policy"): (12.0, 10.0), ("sac", "scratch"): (30.0, 28.0)}
+    for worst, top in ((200.0, 45.0), (31.0, 31.0)):
+        results = made_up({**still, ("dcrn", "scratch"): (30.0, worst)})
+        assert results.starts() == ["policy", "scratch"]
+        figure = learning_curves(results, "oracle")
+        of_nme = figure.axes[2 * CURVES.index("nme") + 1]
+        assert of_nme.get_ylim()[1] == pytest.approx(top, abs=0.5)
+        of_returns = figure.axes[2 * CURVES.index("return") + 1]
+        assert of_returns.get_ylim()[1] > worst, "only errors are known to be worth nothing up there"
+        plt.close(figure)
 
 
 def quick(algorithm: str) -> dict[str, Any]:
