@@ -28,6 +28,7 @@ class FaceAlignVecEnv(VecEnv):
         self.render_mode = self.envs.render_mode
         self._actions: np.ndarray | None = None
         super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
+        self.metadata = self.envs.metadata  # VecVideoRecorder reads the pictures per second off it
 
     def reset(self) -> VecEnvObs:
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from gymnasium.wrappers import TimeLimit
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecVideoRecorder
 
 from agents.vec_env import FaceAlignVecEnv
+from face_align_env.env import FaceAlignEnv
 
 VecEnvs = Callable[..., FaceAlignVecEnv]
 
@@ -101,6 +104,23 @@ def test_it_renders_and_closes(toy_vec_env: VecEnvs) -> None:
     assert frame is not None
     assert frame.ndim == 3, "Stable-Baselines3 tiles them"
     envs.close()
+
+
+def test_films_of_it_run_as_slowly_as_those_of_one_environment(
+    toy_vec_env: VecEnvs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("moviepy", reason="the extra video is not installed")
+    monkeypatch.chdir(tmp_path)
+    envs = toy_vec_env(2, render_mode="rgb_array")
+    film = VecVideoRecorder(envs, "films", lambda step: step == 0, video_length=3)
+    film.reset()
+    for _ in range(3):
+        film.step(np.zeros((2, *envs.action_space.shape), np.float32))
+    film.close()
+    (path,) = (tmp_path / "films").glob("*.mp4")
+    capture = cv2.VideoCapture(str(path))
+    assert capture.get(cv2.CAP_PROP_FPS) == FaceAlignEnv.metadata["render_fps"]
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) >= 3
 
 
 def test_vec_monitor_logs_episodes(toy_vec_env: VecEnvs) -> None:
