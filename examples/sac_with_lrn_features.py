@@ -2,11 +2,10 @@
 
     python examples/sac_with_lrn_features.py
 
-Measured with that command, without noise, on 50 held-out faces: mean return -9.60 before, -5.94 after 3,200 steps;
-their NME, 30.6 % at the start, ends at 30.7 % before and at 22.8 % after. With ``--seed 1``: -9.60 and -6.96. The
-settings were chosen with seed 0 on the same faces, after four others, cut short at 600 to 2,048 steps, had made the
-return worse. 118 s of processor time (``time``: user + sys) with OMP_NUM_THREADS=1; the wall-clock, 11 min 16 s, is
-that of a machine that was busy with other work.
+Measured with that command, without noise, on 50 held-out faces: mean return -9.60 before, -4.00 after 3,200 steps;
+their NME, 30.6 % at the start, ends at 30.6 % before and at 23.3 % after. With ``--seed 1``: -9.60 and -5.02 (NME
+19.6 %). The settings were chosen with seed 0 on the same faces. 102 s of processor time (``time``: user + sys; 95 s for
+seed 1) with OMP_NUM_THREADS=1.
 
 LRNExtractor and FaceReplayBuffer are all that SAC needs to run. The two small wrappers are there because it starts
 from fresh weights and the mean shape and has few steps to learn from; with ``--lrn`` it starts from pretrained
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
@@ -29,32 +27,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from agents.extractor import LRNExtractor
 from agents.replay_buffer import FaceReplayBuffer
+from agents.shape_modes import ShapeModes, shape_modes
 from agents.vec_env import FaceAlignVecEnv
 from face_align_env.networks.lrn import LRN, preset
-
-
-class ShapeModes(VecEnvWrapper):
-    """The same actions in other coordinates: component m, in [-1, 1], moves the shape along its m-th mode.
-
-    Noise on each landmark by itself tears a shape apart, and Eq. 4 answers with -1 whatever the policy meant. Noise
-    on the modes turns, shifts and widens it as faces differ.
-
-    :param venv: FaceAlign-v0
-    :param modes: (2K, 2K), rows in pixels
-    """
-
-    def __init__(self, venv: VecEnv, modes: np.ndarray) -> None:
-        super().__init__(venv, action_space=spaces.Box(-1.0, 1.0, (len(modes),), np.float32))
-        self.modes = modes
-
-    def reset(self) -> Any:
-        return self.venv.reset()
-
-    def step_async(self, actions: np.ndarray) -> None:
-        self.venv.step_async(actions @ self.modes)
-
-    def step_wait(self) -> VecEnvStepReturn:
-        return self.venv.step_wait()
 
 
 class WithoutTimeoutPenalty(VecEnvWrapper):
@@ -73,18 +48,6 @@ class WithoutTimeoutPenalty(VecEnvWrapper):
         observations, rewards, dones, infos = self.venv.step_wait()
         timeouts = np.array([info["TimeLimit.truncated"] for info in infos])
         return observations, np.where(timeouts, 0, rewards), dones, infos
-
-
-def shape_modes(shapes: np.ndarray, count: int = 8) -> np.ndarray:
-    """(2K, 2K) the first principal axes of the shapes (N, K, 2), one standard deviation long, in pixels; then zeros.
-
-    As many rows as coordinates, because :class:`~agents.replay_buffer.FaceReplayBuffer` stores actions of size 2K.
-    """
-    deviations = (shapes - shapes.mean(0)).reshape(len(shapes), -1)
-    variances, axes = np.linalg.eigh(np.cov(deviations.T))
-    modes = (axes * np.sqrt(variances.clip(0))).T[::-1].astype(np.float32)
-    modes[count:] = 0
-    return modes
 
 
 def measure(model: SAC, env: VecEnv) -> str:
@@ -112,6 +75,7 @@ def main() -> None:
     parser.add_argument("--eval-faces", type=int, default=50, help="number of held-out faces (%(default)s)")
     parser.add_argument("--num-envs", type=int, default=16, help="faces at once (%(default)s)")
     parser.add_argument("--landmarks", type=int, default=19, help="19, 29 or 68; few are fast (%(default)s)")
+    parser.add_argument("--modes", type=int, default=8, help="shape modes that the policy moves (%(default)s)")
     parser.add_argument("--step", type=float, default=0.15, help="largest step, in standard deviations (%(default)s)")
     parser.add_argument("--lrn", help="weights of a pretrained LRN; default: a fresh tiny one")
     parser.add_argument("--freeze", action="store_true", help="keep LRN's patch encoder as it is")
@@ -130,7 +94,7 @@ def main() -> None:
         termination="oracle",
         **faces,
     )
-    modes = args.step * shape_modes(task.source.prepared.landmarks)
+    modes = args.step * shape_modes(task.source.prepared.landmarks, args.modes)
     lrn = args.lrn or LRN(preset("tiny", args.landmarks))
 
     # SAC in ten lines: features, replay buffer, environment.

@@ -7,7 +7,7 @@ import html
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,12 +70,13 @@ def write_report(folder: str | os.PathLike[str], command: str) -> list[Sheet]:
     """Write ``results.csv``, ``tables.md``, ``figures/*.png`` and ``report.html`` of a benchmark.
 
     :param folder: of the benchmark
-    :param command: that made it
+    :param command: that made it, or the latest of several: ``commands.txt`` keeps them all
     :return: the tables
     :raises FileNotFoundError: it is no benchmark's folder, or nothing has been measured
     """
     folder = Path(folder)
     settings, results = BenchmarkSettings.read(folder), Results.read(folder)
+    commands = _remember(folder / "commands.txt", command)
     results.write(folder / "results.csv")
     sheets = [final_sheet(results, termination) for termination in TERMINATIONS]
     name = folder.resolve().name
@@ -87,8 +88,17 @@ def write_report(folder: str | os.PathLike[str], command: str) -> list[Sheet]:
         if results.starts()
     }
     pictures = {path.stem: path.read_bytes() for path in write_figures(drawn, folder / "figures")}
-    write_bytes(folder / "report.html", page(name, command, settings, sheets, pictures).encode())
+    write_bytes(folder / "report.html", page(name, commands, settings, sheets, pictures).encode())
     return sheets
+
+
+def _remember(path: Path, command: str) -> list[str]:
+    """The commands of a folder, a line each, this one among them: trainings are added by further calls."""
+    commands = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if command and command not in commands:
+        commands.append(command)
+        write_bytes(path, "".join(f"{line}\n" for line in commands).encode())
+    return commands
 
 
 def versions() -> dict[str, str]:
@@ -103,19 +113,19 @@ def versions() -> dict[str, str]:
 
 
 def page(
-    name: str, command: str, settings: BenchmarkSettings, sheets: list[Sheet], pictures: Mapping[str, bytes]
+    name: str, commands: Sequence[str], settings: BenchmarkSettings, sheets: list[Sheet], pictures: Mapping[str, bytes]
 ) -> str:
-    """The whole benchmark as one file without links: tables, pictures, settings, command, versions.
+    """The whole benchmark as one file without links: tables, pictures, settings, commands, versions.
 
     :param name: of the benchmark
-    :param command: that made it
+    :param commands: that made it
     :param settings: of it
     :param sheets: its tables
     :param pictures: title -> PNG
     """
     parts = [
         f"<h1>Benchmark {html.escape(name)}</h1>",
-        f"<pre>{html.escape(command)}</pre>",
+        f"<pre>{html.escape(chr(10).join(commands))}</pre>",
         *(_table(sheet) for sheet in sheets),
     ]
     for title, png in pictures.items():

@@ -305,7 +305,9 @@ def test_benchmarks_and_runs_are_put_side_by_side(begun: Path, here: Path, tmp_p
     run_trial(begun, key)
     from agents.benchmark.report import write_report
 
-    write_report(begun, "first")
+    for command in ("first", "and <more>", "first"):
+        write_report(begun, command)
+    assert "\nfirst\nand &lt;more&gt;</pre>" in (begun / "report.html").read_text()
     second = here / "second"
     (begun / "report.html").unlink()
     second.mkdir()
