@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,17 @@ class Interval:
     high: Floats
 
 
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """rliable draws seeds and faces by numpy's global generator, also where it is given another one."""
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
 def interquartile_mean(scores: Floats, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Interquartile mean over seeds, as rliable computes it; without an interval where there is one seed.
 
@@ -54,12 +66,9 @@ def interquartile_mean(scores: Floats, seed: int = 0, resamples: int = RESAMPLES
     if len(scores) == 1:
         return Interval(scores[0], scores[0], scores[0])
     # rliable has runs, tasks and, behind them, whatever the function makes of it; here there is one task.
-    state = np.random.RandomState(seed)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _seeded(seed):
         warnings.simplefilter("ignore", FutureWarning)  # of what rliable hands on to arch
-        means, intervals = library.get_interval_estimates(
-            {"": scores[:, None, :]}, of_columns, reps=resamples, random_state=state
-        )
+        means, intervals = library.get_interval_estimates({"": scores[:, None, :]}, of_columns, reps=resamples)
     return Interval(means[""], *intervals[""])
 
 
@@ -75,12 +84,8 @@ def performance_profiles(
     """
     from rliable import library
 
-    state = np.random.get_state()
-    np.random.seed(seed)  # create_performance_profile takes no generator
-    try:
+    with _seeded(seed):
         above, intervals = library.create_performance_profile(dict(scores), thresholds, reps=resamples)
-    finally:
-        np.random.set_state(state)
     # rliable counts what lies above, the lower end first.
     return {label: Interval(1 - above[label], 1 - intervals[label][1], 1 - intervals[label][0]) for label in scores}
 
