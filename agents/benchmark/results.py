@@ -152,16 +152,25 @@ class Results:
     def curve(self, algorithm: str, start: str, termination: str, measure: str) -> tuple[Floats, Floats]:
         """The measurements of a training.
 
-        :return: (T,) numbers of transitions, and (S, T) values: the seeds that have got that far, all of them complete
+        :return: (T,) numbers of transitions at which any seed was measured, and (S, T) what each seed's latest
+            measurement said then; seeds that are still being trained count only where there is none that is complete
         """
         frame = self.frame
         rows = frame[
             (frame["algorithm"] == algorithm) & (frame["start"] == start) & (frame["termination"] == termination)
         ]
-        table = rows.pivot(index="seed", columns="step", values=measure)
-        # A seed that is still being trained has no values at the later steps.
+        measured = rows.pivot(index="seed", columns="step", values=measure)
+        # An algorithm that plays whole episodes is not measured at the same steps with every seed.
+        table = measured.ffill(axis="columns")
+        for seed in measured.index[[self._is_unfinished(algorithm, start, seed) for seed in measured.index]]:
+            table.loc[seed, measured.columns > measured.loc[seed].last_valid_index()] = np.nan
         table = table.dropna(axis="index") if len(table.dropna(axis="index")) else table.dropna(axis="columns")
         return table.columns.to_numpy(dtype=np.float64), table.to_numpy(dtype=np.float64)
+
+    def _is_unfinished(self, algorithm: str, start: str, seed: int) -> bool:
+        name, _, benchmark = algorithm.removesuffix("]").partition(" [")
+        trial = TrialKey(name, start, int(seed)).folder_name
+        return (labelled(trial, benchmark) if benchmark else trial) in self.unfinished
 
     def interval(self, algorithm: str, start: str, termination: str, measure: str) -> tuple[Floats, Interval]:
         """What the seeds of a training say together.

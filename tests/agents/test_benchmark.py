@@ -107,6 +107,24 @@ def made_up(values: dict[tuple[str, str], tuple[float, float]]) -> Results:
     return Results(pd.DataFrame(rows, columns=list(COLUMNS)), {}, ())
 
 
+def test_seeds_that_were_measured_at_different_steps_count_with_their_last_measurement() -> None:
+    def curves(unfinished: tuple[str, ...]) -> tuple[list[float], list[list[float]]]:
+        rows = [
+            {**dict.fromkeys(COLUMNS, value), "algorithm": "a:B [x]", "start": "policy", "seed": seed, "step": step}
+            | {"termination": "oracle"}
+            for seed, points in enumerate(({0: 1.0, 5: 2.0, 11: 3.0}, {0: 4.0, 6: 5.0}))
+            for step, value in points.items()
+        ]
+        results = Results(pd.DataFrame(rows, columns=list(COLUMNS)), {}, unfinished)
+        steps, values = results.curve("a:B [x]", "policy", "oracle", "nme")
+        return steps.tolist(), values.tolist()
+
+    assert curves(()) == ([0, 5, 6, 11], [[1, 2, 2, 3], [4, 4, 5, 5]])
+    assert curves(("a-B.policy.1 [x]",)) == ([0, 5, 6, 11], [[1, 2, 2, 3]])
+    assert curves(("a-B.policy.0 [x]", "a-B.policy.1 [x]")) == ([0, 5, 6, 11], [[1, 2, 2, 3]])
+    assert curves(("a-B.policy.1",)) == curves(()), "that is another benchmark's"
+
+
 def test_a_ruined_policy_does_not_hide_the_others_in_the_curves_of_the_nme() -> None:
     still = {("do-nothing", "-"): (30.0, 30.0), ("sac", "policy"): (12.0, 10.0), ("sac", "scratch"): (30.0, 28.0)}
     for worst, top in ((200.0, 45.0), (31.0, 31.0)):
