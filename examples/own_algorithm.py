@@ -1,7 +1,7 @@
 """An algorithm of one's own in a benchmark, without a change to this project: augmented random search in a single file.
 
-    face-align benchmark --algos sac,examples.own_algorithm:RandomSearch --run runs/demo --option size=600 \\
-        --seeds 2 --timesteps 4000 --name own-algorithm
+    face-align benchmark --algos sac,examples.own_algorithm:RandomSearch,examples.handwritten_policy:policy \\
+        --run runs/demo --option size=600 --seeds 2 --timesteps 4000 --start policy --name own-algorithm
     python examples/own_algorithm.py --run runs/demo
 
 A benchmark asks for three methods: the constructor with an environment (a VecEnv of Stable-Baselines3) and a seed,
@@ -11,6 +11,11 @@ weights of its own, so that all directions are tried at once.
 
 The second command trains it without a benchmark, on the faces of a run (``make demo`` makes runs/demo), from that run's
 pretrained policy.
+
+Measured: the first command (4 min 45 s on two cores that were busy with other work) brings the return on 100 held-out
+faces from +5.63, the pretrained policy's, to +5.71 and +5.81 with its two seeds; SAC ends at +1.29 and +2.14 there. The
+second, 20,000 transitions in 29 s of processor time, makes it worse: +4.74 before, +4.24 after, on 50 faces. It has
+512 weights for each number of an action, and nobody has tuned it.
 """
 
 from __future__ import annotations
