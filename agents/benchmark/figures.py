@@ -26,9 +26,8 @@ LABELS = {
     "failure_rate": "failures, %",
 }
 CURVES = ("return", "episode_length", "success", "nme")
-NME_TOP = (
-    1.5  # where the axis of the NME ends, in errors of the worst baseline: a policy that tears shapes apart has 200 %
-)
+# Where the axis of the NME ends, in errors of the worst baseline: a policy that tears shapes apart has 200 %.
+NME_TOP = 1.5
 _BASELINES = {PRETRAINED: "--", NOTHING: ":"}
 
 

@@ -133,7 +133,8 @@ class Results:
 
     def starts(self) -> list[str]:
         """The starts of trainings, those with the most pretraining first."""
-        return [start for start in STARTS if start in set(self.frame["start"])]
+        found = set(self.frame["start"])
+        return [start for start in STARTS if start in found]
 
     def trained(self, start: str) -> list[str]:
         """The algorithms that were trained from a start."""
