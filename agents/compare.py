@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -86,7 +87,11 @@ def _benchmarks(named: Mapping[str, Path], output: Path) -> tuple[list[Sheet], l
             for name, results in found.items()
             for (algorithm, start), arrays in results.faces.items()
         },
-        unfinished=tuple(labelled(trial, name) for name, results in found.items() for trial in results.unfinished),
+        unfinished=tuple(
+            replace(key, algorithm=labelled(key.algorithm, name))
+            for name, results in found.items()
+            for key in results.unfinished
+        ),
     )
     together.write(output / RESULTS)
     drawn = {f"learning-curves-{termination}": learning_curves(together, termination) for termination in TERMINATIONS}

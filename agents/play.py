@@ -54,13 +54,12 @@ class Played:
         )
 
 
-def play(act: Act, env: VecEnv, faces: Sequence[int], alpha_1: float) -> Played:
+def play(act: Act, env: VecEnv, faces: Sequence[int]) -> Played:
     """Play each of these faces once.
 
     :param act: the policy
     :param env: FaceAlign-v0, in wrappers or not; its environments play the faces batch by batch
     :param faces: N numbers of faces
-    :param alpha_1: Eq. 3's bound: under blind termination a policy may stop where it has not succeeded
     """
     returns = np.zeros(len(faces))
     last: list[dict[str, Any]] = [{}] * len(faces)
@@ -78,6 +77,8 @@ def play(act: Act, env: VecEnv, faces: Sequence[int], alpha_1: float) -> Played:
                     last[start + i] = infos[i]
             going &= ~dones
     nme = np.array([info["nme"] for info in last])
+    # Under blind termination a policy may stop where it has not succeeded.
+    alpha_1 = env.get_attr("task")[0].parameters.alpha_1
     return Played(
         returns=returns,
         lengths=np.array([info["iterations"] for info in last], dtype=np.int64),
@@ -96,7 +97,7 @@ def play_held_out(act: Act, num_faces: int, **options: Any) -> Played:
     """
     env = FaceAlignVecEnv(num_faces, **{"split": "test", "termination": "oracle", **options})
     try:
-        return play(act, env, range(num_faces), env.get_attr("task")[0].parameters.alpha_1)
+        return play(act, env, range(num_faces))
     finally:
         env.close()
 

@@ -28,7 +28,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.play import play
+from agents.play import Played, play
 from agents.pretrained_features import PretrainedFeatures
 from agents.runs import WEIGHTS, RunConfig, pretrained_policy
 from agents.shape_modes import shape_modes
@@ -133,11 +133,8 @@ def main() -> None:
     env.seed(args.seed)
     algorithm = RandomSearch(env, args.seed)
 
-    def measure() -> str:
-        alpha_1 = held_out.get_attr("task")[0].parameters.alpha_1
-        return str(
-            play(lambda observation: algorithm.predict(observation)[0], held_out, range(args.eval_faces), alpha_1)
-        )
+    def measure() -> Played:
+        return play(lambda observation: algorithm.predict(observation)[0], held_out, range(args.eval_faces))
 
     print(f"before: {measure()}")
     algorithm.learn(args.timesteps)

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3 import SAC
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from agents.extractor import LRNExtractor
+from agents.play import Played, play
 from agents.replay_buffer import FaceReplayBuffer
 from agents.shape_modes import ShapeModes, shape_modes
 from agents.vec_env import FaceAlignVecEnv
@@ -48,21 +48,6 @@ class WithoutTimeoutPenalty(VecEnvWrapper):
         observations, rewards, dones, infos = self.venv.step_wait()
         timeouts = np.array([info["TimeLimit.truncated"] for info in infos])
         return observations, np.where(timeouts, 0, rewards), dones, infos
-
-
-def measure(model: SAC, env: VecEnv) -> str:
-    """Mean return of the policy without noise, and the NME where episodes ended."""
-    errors: list[tuple[float, float]] = []
-
-    def keep(local: dict[str, Any], _: dict[str, Any]) -> None:
-        if local["done"]:
-            errors.append((local["info"]["initial_nme"], local["info"]["nme"]))
-
-    # A test split is played in order, in each slot from its beginning: give each slot a face of its own.
-    env.set_options([{"index": i} for i in range(env.num_envs)])
-    mean, deviation = evaluate_policy(model, env, n_eval_episodes=env.num_envs, callback=keep)
-    start, end = 100 * np.mean(errors, axis=0)
-    return f"mean return {mean:+.2f} (standard deviation {deviation:.2f}), NME {start:.1f} % -> {end:.1f} %"
 
 
 def main() -> None:
@@ -119,10 +104,15 @@ def main() -> None:
         seed=args.seed,
     )
 
-    held_out = ShapeModes(VecMonitor(test), modes)
-    print(f"before: {measure(model, held_out)}")
+    held_out = ShapeModes(test, modes)
+
+    def measure() -> Played:
+        """An episode of each held-out face, without noise."""
+        return play(lambda seen: model.predict(seen, deterministic=True)[0], held_out, range(args.eval_faces))
+
+    print(f"before: {measure()}")
     model.learn(args.timesteps)
-    print(f"after: {measure(model, held_out)}")
+    print(f"after: {measure()}")
     args.output.mkdir(parents=True, exist_ok=True)
     model.save(args.output / "model.zip")
     print(f"The model: {args.output / 'model.zip'}")

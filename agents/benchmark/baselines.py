@@ -62,8 +62,7 @@ def _measure(arena: Arena, name: str, seed: int) -> dict[str, Played]:
     faces = spread(len(arena.prepared(None)), arena.settings.eval_faces)
 
     def of(policy: Policy, start: str, termination: str, **options: Any) -> Played:
-        env = arena.measuring_env(start, True, termination, **options)
-        return play(policy, env, faces, env.get_attr("task")[0].parameters.alpha_1)
+        return play(policy, arena.measuring_env(start, True, termination, **options), faces)
 
     if name in FIXED:
         return {"limit": of(lrn_policy(arena.lrn), "policy", "limit", max_iterations=FIXED.index(name) + 1)}
@@ -80,5 +79,4 @@ def _by_chance(arena: Arena, faces: Sequence[int], termination: str, seed: int) 
     """Uniform in the actions that algorithms explore in."""
     env = arena.measuring_env("scratch", False, termination)
     assert isinstance(env.action_space, spaces.Box)
-    alpha_1 = env.get_attr("task")[0].parameters.alpha_1
-    return play(random_policy(env.action_space, seed), env, faces, alpha_1)
+    return play(random_policy(env.action_space, seed), env, faces)

@@ -52,7 +52,7 @@ def final_sheet(results: Results, termination: str) -> Sheet:
         "seconds: of training, on average over seeds, with as many trainings at a time as there were workers",
     ]
     if results.unfinished:
-        notes.append(f"not complete, and counted as far as they are: {', '.join(results.unfinished)}")
+        notes.append(f"not complete, and counted as far as they are: {', '.join(map(str, results.unfinished))}")
     return Sheet(f"Held-out faces, {termination} termination", columns, tuple(rows), tuple(notes))
 
 

@@ -96,12 +96,12 @@ class Results:
 
     :param frame: a row for each measurement, columns :data:`~agents.benchmark.trial.COLUMNS`
     :param faces: the last measurement of each training and baseline: (algorithm, start) -> array's name -> (S, N)
-    :param unfinished: trials that have begun and are not complete, by the names of their folders
+    :param unfinished: trials that have begun and are not complete, their algorithms called as in the frame
     """
 
     frame: pd.DataFrame
     faces: dict[tuple[str, str], dict[str, Floats]]
-    unfinished: tuple[str, ...]
+    unfinished: tuple[TrialKey, ...]
     _intervals: dict[tuple[str, str], dict[tuple[str, str], Interval]] = field(default_factory=dict)
 
     @classmethod
@@ -117,8 +117,9 @@ class Results:
             frame = pd.read_csv(path)
             frames.append(frame)
             algorithm, start, seed = frame.iloc[0][["algorithm", "start", "seed"]]
-            if path.parent.parent.name == "trials" and not is_complete(folder, TrialKey(algorithm, start, int(seed))):
-                unfinished.append(path.parent.name)
+            key = TrialKey(algorithm, start, int(seed))
+            if path.parent.parent.name == "trials" and not is_complete(folder, key):
+                unfinished.append(key)
             else:
                 faces.setdefault((algorithm, start), []).append(path.parent / FACES)
         if not frames:
@@ -163,15 +164,10 @@ class Results:
         measured = rows.pivot(index="seed", columns="step", values=measure)
         # An algorithm that plays whole episodes is not measured at the same steps with every seed.
         table = measured.ffill(axis="columns")
-        for seed in measured.index[[self._is_unfinished(algorithm, start, seed) for seed in measured.index]]:
+        for seed in measured.index[[TrialKey(algorithm, start, seed) in self.unfinished for seed in measured.index]]:
             table.loc[seed, measured.columns > measured.loc[seed].last_valid_index()] = np.nan
         table = table.dropna(axis="index") if len(table.dropna(axis="index")) else table.dropna(axis="columns")
         return table.columns.to_numpy(dtype=np.float64), table.to_numpy(dtype=np.float64)
-
-    def _is_unfinished(self, algorithm: str, start: str, seed: int) -> bool:
-        name, _, benchmark = algorithm.removesuffix("]").partition(" [")
-        trial = TrialKey(name, start, int(seed)).folder_name
-        return (labelled(trial, benchmark) if benchmark else trial) in self.unfinished
 
     def interval(self, algorithm: str, start: str, termination: str, measure: str) -> tuple[Floats, Interval]:
         """What the seeds of a training say together.

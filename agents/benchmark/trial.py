@@ -155,7 +155,7 @@ def _measure(arena: Arena, learner: Learner, env: VecEnv) -> Played:
         return np.asarray(learner.predict(observations, deterministic=True)[0])
 
     faces = spread(len(arena.prepared(None)), arena.settings.eval_faces)
-    return play(act, env, faces, env.get_attr("task")[0].parameters.alpha_1)
+    return play(act, env, faces)
 
 
 def _learn(learner: Learner, transitions: int) -> None:

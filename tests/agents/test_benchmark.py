@@ -108,7 +108,7 @@ def made_up(values: dict[tuple[str, str], tuple[float, float]]) -> Results:
 
 
 def test_seeds_that_were_measured_at_different_steps_count_with_their_last_measurement() -> None:
-    def curves(unfinished: tuple[str, ...]) -> tuple[list[float], list[list[float]]]:
+    def curves(*unfinished: TrialKey) -> tuple[list[float], list[list[float]]]:
         rows = [
             {**dict.fromkeys(COLUMNS, value), "algorithm": "a:B [x]", "start": "policy", "seed": seed, "step": step}
             | {"termination": "oracle"}
@@ -119,10 +119,10 @@ def test_seeds_that_were_measured_at_different_steps_count_with_their_last_measu
         steps, values = results.curve("a:B [x]", "policy", "oracle", "nme")
         return steps.tolist(), values.tolist()
 
-    assert curves(()) == ([0, 5, 6, 11], [[1, 2, 2, 3], [4, 4, 5, 5]])
-    assert curves(("a-B.policy.1 [x]",)) == ([0, 5, 6, 11], [[1, 2, 2, 3]])
-    assert curves(("a-B.policy.0 [x]", "a-B.policy.1 [x]")) == ([0, 5, 6, 11], [[1, 2, 2, 3]])
-    assert curves(("a-B.policy.1",)) == curves(()), "that is another benchmark's"
+    assert curves() == ([0, 5, 6, 11], [[1, 2, 2, 3], [4, 4, 5, 5]])
+    assert curves(TrialKey("a:B [x]", "policy", 1)) == ([0, 5, 6, 11], [[1, 2, 2, 3]])
+    assert curves(TrialKey("a:B [x]", "policy", 0), TrialKey("a:B [x]", "policy", 1)) == ([0, 5, 6, 11], [[1, 2, 2, 3]])
+    assert curves(TrialKey("a:B", "policy", 1)) == curves(), "that is another benchmark's"
 
 
 def test_a_ruined_policy_does_not_hide_the_others_in_the_curves_of_the_nme() -> None:
@@ -239,7 +239,7 @@ def test_a_trial_goes_on_from_its_checkpoint(begun: Path, monkeypatch: pytest.Mo
     assert not is_complete(begun, key)
     before = pd.read_csv(trial_folder(begun, key) / "results.csv")
     assert before["step"].unique().tolist() == [0, 16, 32]
-    assert key.folder_name in Results.read(begun).unfinished
+    assert key in Results.read(begun).unfinished
     run_trial(begun, key, checkpoint_seconds=0)
     assert calls == [16] * 5, "the first two are not repeated"
     after = pd.read_csv(trial_folder(begun, key) / "results.csv")
@@ -254,7 +254,7 @@ def test_playing_is_what_the_environment_does(begun: Path) -> None:
     env = arena.measuring_env("policy", True, "oracle")
     act = lrn_policy(arena.lrn)
     faces = [3, 0, 5, 1, 4, 2]  # more than the environments, and the last batch is not full
-    played = play(act, env, faces, 0.07)
+    played = play(act, env, faces)
     for position, face in enumerate(faces):
         env.set_options([{"index": face}] * env.num_envs)
         observations, total = env.reset(), 0.0
@@ -270,7 +270,7 @@ def test_playing_is_what_the_environment_does(begun: Path) -> None:
 
 def test_blind_stops_are_no_successes_where_the_error_is_large(begun: Path) -> None:
     env = Arena(begun).measuring_env("scratch", True, "blind", learned_history=False)
-    played = play(zero_policy, env, [0, 1], 0.07)
+    played = play(zero_policy, env, [0, 1])
     assert (played.lengths == 1).all()
     np.testing.assert_array_equal(played.successes, played.nme < 0.07)
     assert not played.successes.all()
