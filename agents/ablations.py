@@ -37,6 +37,15 @@ class Ablation:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def options(self) -> str:
+        """What the row adds to the command of the run, ``face-align run ...``."""
+        parts = [f"--agent {self.preset}"] if self.preset else []
+        parts += [f"--set {name}={value}" for name, value in self.overrides.items()]
+        for name, value in self.environment.items():
+            parts.append("--no-augment" if (name, value) == ("augment", False) else f"--env {name}={value}")
+        return " ".join(parts)
+
 
 ABLATIONS = (
     Ablation("as-it-is"),
@@ -181,9 +190,11 @@ class _Table:
                 f"{row['mean_return']:+.2f}",
             )
 
+        options = {ablation.name: ablation.options for ablation in ABLATIONS}
         rows = [
             (
                 row["method"],
+                options[row["method"]],
                 f"{row['timesteps']:,}",
                 *figures(row),
                 *(difference(row, name) for name in ("NME", "iterations", "return")),
@@ -193,8 +204,8 @@ class _Table:
         dataset = self.prepared.dataset
         return Sheet(
             f"{name}, {dataset.name} {dataset.split}, {len(self.prepared)} faces",
-            ("row", "transitions", "NME %", "failures %", "iterations", "return", *_CHANGES),
-            (("LRN+Eq.3 (no RL)", "0", *figures(asdict(self.baseline.row)), "", "", ""), *rows),
+            ("row", "option of run", "transitions", "NME %", "failures %", "iterations", "return", *_CHANGES),
+            (("LRN+Eq.3 (no RL)", "", "0", *figures(asdict(self.baseline.row)), "", "", ""), *rows),
             ("change: against LRN+Eq.3 on the same faces, with 95 % bootstrap intervals",),
         )
 

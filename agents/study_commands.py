@@ -59,7 +59,8 @@ def tradeoff(
 def ablate(
     run: RunArgument,
     only: Annotated[
-        list[str] | None, typer.Option(help="A row of the table; repeat for several. Default: all.")
+        list[str] | None,
+        typer.Option(help="A row of the table (a wrong name lists them); repeat for several. Default: all."),
     ] = None,
     timesteps: Annotated[int | None, typer.Option(help="Transitions of each training; default: the run's.")] = None,
     split: SplitOption = None,

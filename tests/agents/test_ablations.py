@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from agents.ablations import ABLATIONS, ablate, find_ablations
+from agents.ablations import ABLATIONS, Ablation, ablate, find_ablations
 from agents.dcrn import DCRN
+from agents.options import options_of
 from agents.runs import WEIGHTS, RunConfig, pretrained_policy
 from agents.training import AgentConfig
 from face_align_env.networks.gen import GEN, GENConfig
@@ -71,6 +73,16 @@ def test_what_the_run_has_trained_is_not_trained_again(micro_run: Path) -> None:
     assert not (micro_run / "ablations").exists()
     (row,) = json.loads((micro_run / "ablations.json").read_text())["rows"]
     assert row["differences"]["NME"][0] != 0
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.name)
+def test_a_row_says_which_options_of_run_it_is(ablation: Ablation) -> None:
+    words = ablation.options.split()
+    given = {flag: options_of([b for a, b in pairwise(words) if a == flag], flag) for flag in ("--set", "--env")}
+    if "--no-augment" in words:
+        given["--env"]["augment"] = False
+    assert given == {"--set": ablation.overrides, "--env": ablation.environment}
+    assert [b for a, b in pairwise(words) if a == "--agent"] == [name for name in (ablation.preset,) if name]
 
 
 def test_each_row_can_be_built() -> None:
