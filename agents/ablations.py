@@ -136,7 +136,7 @@ def ablate(
         if agent == replace(config.agent, seed=config.seed) and not options and (folder / "dcrn" / WEIGHTS).is_file():
             weights = folder / "dcrn" / WEIGHTS  # the run has trained it already
         elif not weights.is_file() or table.timesteps(ablation.name) < agent.timesteps:
-            train_dcrn(pretrained, agent, weights.parent, device, **{**environment, **options})
+            train_dcrn(pretrained, agent, weights.parent, device, config.views, **{**environment, **options})
         outcome = _measure(ablation.name, gen, weights, prepared, config, device)
         table.add(outcome, agent.timesteps)
         console.print(table.sheet(folder.name))

@@ -19,6 +19,7 @@ from agents.options import (
     DeviceOption,
     DevicesOption,
     EnvironmentOption,
+    JitterOption,
     LandmarksOption,
     LearningRateOption,
     OptionOption,
@@ -32,7 +33,7 @@ from agents.options import (
     console,
     data_of,
     done,
-    keywords_of,
+    numbers_of,
     options_of,
     training_of,
 )
@@ -74,7 +75,7 @@ def pretrain_gen(
 
     chosen = recipes.recipe(preset)
     config = training_of(chosen.gen_training, seed, epochs, batch_size, learning_rate)
-    views = keywords_of(Augmentation, augmentation, "--augmentation")
+    views = Augmentation(**numbers_of(Augmentation, augmentation, "--augmentation"))
     fabric = make_fabric(device, precision, devices)
     faces = recipes.FacesOnDevice(data_of(dataset, root, landmarks, option), fabric.device)
     announce(f"GEN ({chosen.gen}) on {dataset}, {len(faces.prepared('train'))} faces, {config}, on {fabric.device}")
@@ -91,12 +92,7 @@ def pretrain_lrn(
     from_: Annotated[str, typer.Option("--from", help="Where x_0 comes from: gen or mean.")] = "gen",
     gen: Annotated[Path, typer.Option(help="GEN's weights, for --from gen.")] = Path("runs/gen/weights.safetensors"),
     iterations: Annotated[int, typer.Option(help="Length m of the cascade.")] = 8,
-    jitter: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="How x_0 is moved, with --from gen, as KEY=VALUE (shift=0, scale, rotation); repeat for more."
-        ),
-    ] = None,
+    jitter: JitterOption = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the faces; default: the recipe's.")] = None,
     batch_size: PretrainBatchOption = None,
     learning_rate: LearningRateOption = None,
@@ -118,8 +114,8 @@ def pretrain_lrn(
         raise typer.BadParameter(f"'{from_}' is neither gen nor mean.", param_hint="--from")
     chosen = recipes.recipe(preset)
     config = training_of(chosen.lrn_training, seed, epochs, batch_size, learning_rate)
-    views = keywords_of(Augmentation, augmentation, "--augmentation")
-    moved = keywords_of(StartJitter, jitter, "--jitter")
+    views = Augmentation(**numbers_of(Augmentation, augmentation, "--augmentation"))
+    moved = StartJitter(**numbers_of(StartJitter, jitter, "--jitter"))
     fabric = make_fabric(device, precision, devices)
     faces = recipes.FacesOnDevice(data_of(dataset, root, landmarks, option), fabric.device)
     announce(
@@ -165,6 +161,7 @@ def train(
     gradient_steps: GradientStepsOption = 4,
     alpha_2: Alpha2Option = None,
     augment: AugmentOption = True,
+    augmentation: AugmentationOption = None,
     overrides: SetOption = None,
     environment: EnvironmentOption = None,
     landmarks: LandmarksOption = None,
@@ -174,7 +171,9 @@ def train(
 ) -> None:
     """Fine-tune LRN by reinforcement learning: Algorithm 1 on FaceAlign-v0. Goes on from OUTPUT/model.zip."""
     from agents.training import AgentConfig, train_dcrn
+    from face_align_env.augmentation import Augmentation
 
+    views = Augmentation(**numbers_of(Augmentation, augmentation, "--augmentation"))
     changed = options_of(overrides, "--set") or None
     config = AgentConfig(timesteps, num_envs, gradient_steps, batch_size, preset, seed, augment, overrides=changed)
     announce(f"DCRN ({preset}) on {dataset} from {lrn} and {gen}, {config}")
@@ -184,6 +183,7 @@ def train(
         config,
         output,
         device,
+        views,
         initializer=str(gen),
         alpha_2=alpha_2,
         dataset=dataset,
@@ -234,6 +234,8 @@ def run_command(
     gradient_steps: GradientStepsOption = 4,
     alpha_2: Alpha2Option = None,
     augment: AugmentOption = True,
+    augmentation: AugmentationOption = None,
+    jitter: JitterOption = None,
     overrides: SetOption = None,
     environment: EnvironmentOption = None,
     landmarks: LandmarksOption = None,
@@ -254,6 +256,8 @@ def run_command(
     from agents import runs
     from agents.seeds import run_seeds
     from agents.training import AgentConfig
+    from face_align_env.augmentation import Augmentation
+    from pretrain.objectives import StartJitter
 
     config = runs.RunConfig(
         data=data_of(dataset, root, landmarks, option),
@@ -274,6 +278,8 @@ def run_command(
         ),
         alpha_2=alpha_2,
         environment=options_of(environment, "--env") or None,
+        augmentation=numbers_of(Augmentation, augmentation, "--augmentation") or None,
+        jitter=numbers_of(StartJitter, jitter, "--jitter") or None,
     )
     folder = Path("runs") / name if name else _folder(dataset, landmarks, preset)
     run_seeds(config, folder, seeds, device, console, stage)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import sys
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,8 +16,6 @@ from rich.markup import escape
 
 if TYPE_CHECKING:
     from pretrain.loop import TrainingConfig
-
-T = TypeVar("T")
 
 DatasetOption = Annotated[
     str, typer.Option(help="synthetic, 300w, cofw, aflw, ytf, pts; several of one landmark scheme joined by '+'.")
@@ -46,6 +47,13 @@ AugmentationOption = Annotated[
     list[str] | None,
     typer.Option(
         "--augmentation", help="Range of the random views as KEY=VALUE (rotation=40, blur=0); repeat for more."
+    ),
+]
+JitterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--jitter",
+        help="How GEN's x_0 is moved for the cascades as KEY=VALUE (shift=0, scale, rotation); repeat for more.",
     ),
 ]
 EnvironmentOption = Annotated[
@@ -85,18 +93,21 @@ def training_of(
     return replace(config, seed=seed, **{key: value for key, value in changes.items() if value is not None})
 
 
-def keywords_of(made: type[T], given: list[str] | None, name: str) -> T:
-    """An object whose keywords an option gave as KEY=VALUE.
+def numbers_of(made: Callable[..., object], given: list[str] | None, name: str) -> dict[str, float]:
+    """The numbers that an option gave as KEY=VALUE.
 
-    :param made: its class, a dataclass
+    :param made: what they are keywords of, a dataclass of numbers, which judges their values
     :param given: the option's values
     :param name: the option, for messages
     """
-    keywords, known = options_of(given, name), [field.name for field in fields(made)]  # type: ignore[arg-type]
-    unknown = [key for key in keywords if key not in known]
-    if unknown:
-        raise typer.BadParameter(f"'{unknown[0]}' is none of {', '.join(known)}.", param_hint=name)
-    return made(**keywords)
+    keywords, known = options_of(given, name), list(inspect.signature(made).parameters)
+    for key, value in keywords.items():
+        if key not in known:
+            raise typer.BadParameter(f"'{key}' is none of {', '.join(known)}.", param_hint=name)
+        if isinstance(value, (bool, str)) or not math.isfinite(value):
+            raise typer.BadParameter(f"{key} must be a number, got '{value}'.", param_hint=name)
+    made(**keywords)
+    return keywords
 
 
 def data_of(dataset: str, root: str | None, landmarks: int | None, option: list[str] | None) -> Any:

@@ -150,9 +150,15 @@ def describe_recipe(config: RunConfig) -> str:
     return (
         f"GEN '{chosen.gen}', {gen.epochs} epochs with Eq. 1; LRN '{chosen.lrn}', {lrn.epochs} epochs as a cascade "
         f"that starts from GEN; DCRN '{agent.preset}', {agent.timesteps:,} transitions of DDPG. Precision of the "
-        f"supervised part: {config.precision or 'default of the device'}. The release has parameters in float16; "
-        "the metrics were measured before that rounding."
+        f"supervised part: {config.precision or 'default of the device'}. "
+        f"{_changed('Random views', config.augmentation)}{_changed('Moves of x_0', config.jitter)}The release has "
+        "parameters in float16; the metrics were measured before that rounding."
     )
+
+
+def _changed(what: str, ranges: Mapping[str, float] | None) -> str:
+    """A sentence about ranges that are not the default's; empty where none is."""
+    return f"{what}: {', '.join(f'{key} {value}' for key, value in ranges.items())}. " if ranges else ""
 
 
 def describe_command(config: RunConfig, train: FaceDataset) -> str:
@@ -172,6 +178,10 @@ def describe_command(config: RunConfig, train: FaceDataset) -> str:
         words += ["--set", f"{key}={value}"]
     for key, value in (config.environment or {}).items():
         words += ["--env", f"{key}={value}"]
+    for key, value in (config.augmentation or {}).items():
+        words += ["--augmentation", f"{key}={value}"]
+    for key, value in (config.jitter or {}).items():
+        words += ["--jitter", f"{key}={value}"]
     return shlex.join(words)
 
 

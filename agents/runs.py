@@ -29,6 +29,7 @@ from agents.figures import save_figures
 from agents.paper_tables import PROTOCOLS, paper_tables
 from agents.rewards import reward_sheets
 from agents.training import AgentConfig, check_environment, train_dcrn
+from face_align_env.augmentation import Augmentation
 from face_align_env.crops import CROP_SIZE
 from face_align_env.datasets import DatasetNotFoundError, FaceDataset, dataset_class, dataset_splits, load_dataset
 from face_align_env.initialization import GENInitializer
@@ -39,6 +40,7 @@ from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
 from face_align_env.prepared import PreparedFaces
 from pretrain.loop import make_fabric
+from pretrain.objectives import StartJitter
 from pretrain.recipes import Data, FacesOnDevice, pretrain_gen, pretrain_lrn, recipe
 from pretrain.settings import settle
 
@@ -68,6 +70,10 @@ class RunConfig:
     :param agent: how DCRN is trained
     :param alpha_2: Eq. 3's bound for DCRN and LRN+Eq.3; None: the dataset's
     :param environment: further keywords of ``gym.make`` for DCRN's training; measured is always under the defaults
+    :param augmentation: ranges of the random views, of every stage, that differ from
+        :class:`~face_align_env.augmentation.Augmentation`'s
+    :param jitter: how GEN's x_0 is moved for the cascades, where that differs from
+        :class:`~pretrain.objectives.StartJitter`
     """
 
     data: Data = field(default_factory=Data)
@@ -79,6 +85,18 @@ class RunConfig:
     agent: AgentConfig = field(default_factory=AgentConfig)
     alpha_2: float | None = None
     environment: dict[str, Any] | None = None
+    augmentation: dict[str, float] | None = None
+    jitter: dict[str, float] | None = None
+
+    @property
+    def views(self) -> Augmentation:
+        """The random views of the training faces."""
+        return Augmentation(**(self.augmentation or {}))
+
+    @property
+    def start_jitter(self) -> StartJitter:
+        """How x_0 is moved for the cascades that start from GEN."""
+        return StartJitter(**(self.jitter or {}))
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> RunConfig:
@@ -146,13 +164,14 @@ def run(
             continue
         console.print(f"{number}/{len(wanted) + 1} {stage}")
         if stage == "gen":
-            pretrain_gen(faces, chosen.gen, gen_config, folder / stage, fabric)
+            pretrain_gen(faces, chosen.gen, gen_config, folder / stage, fabric, config.views)
         elif stage == "dcrn":
             train_dcrn(
                 pretrained_policy(folder),
                 replace(config.agent, seed=config.seed),
                 folder / stage,
                 device=str(fabric.device),
+                augmentation=config.views,
                 initializer=str(folder / "gen" / WEIGHTS),
                 alpha_2=config.alpha_2,
                 dataset=config.data.dataset,
@@ -164,7 +183,17 @@ def run(
         else:
             gen = folder / "gen" / WEIGHTS if stage.startswith("gen") else None
             iterations = int(stage.removeprefix("gen-").removeprefix("lrn").removeprefix("-"))
-            pretrain_lrn(faces, chosen.lrn, lrn_config, folder / stage, fabric, gen, iterations)
+            pretrain_lrn(
+                faces,
+                chosen.lrn,
+                lrn_config,
+                folder / stage,
+                fabric,
+                gen,
+                iterations,
+                config.views,
+                jitter=config.start_jitter,
+            )
     if not (folder / "gen" / WEIGHTS).is_file():
         console.print(f"{len(wanted) + 1}/{len(wanted) + 1} evaluate: stage gen comes first")
         return

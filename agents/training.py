@@ -17,6 +17,7 @@ from tqdm import tqdm
 from agents.dcrn import DCRN
 from agents.episode_metrics import EpisodeMetrics
 from agents.vec_env import FaceAlignVecEnv
+from face_align_env.augmentation import Augmentation
 from face_align_env.episodes import TERMINATIONS, make_task
 from face_align_env.files import atomic_path
 from face_align_env.mdp import MDPParameters
@@ -115,6 +116,7 @@ def train_dcrn(
     config: AgentConfig,
     folder: str | os.PathLike[str],
     device: str = "auto",
+    augmentation: Augmentation | None = None,
     **env_options: Any,
 ) -> DCRN:
     """Train, or go on training; the actor's weights are ``folder/weights.safetensors``, the model ``model.zip``.
@@ -123,6 +125,8 @@ def train_dcrn(
     :param config: how to train
     :param folder: where checkpoints, TensorBoard curves and weights go
     :param device: of the networks
+    :param augmentation: the random views, where ``config`` wants some; None: as wide as
+        :class:`~face_align_env.augmentation.Augmentation` makes them by default
     :param env_options: keywords of ``gym.make("FaceAlign-v0")``
     :return: the trained agent
     :raises ValueError: the folder holds a training with other settings
@@ -132,6 +136,8 @@ def train_dcrn(
     # More timesteps are welcome when it goes on, nothing else may differ.
     goal = {"timesteps", "checkpoint_timesteps"}
     fixed = {key: value for key, value in asdict(config).items() if key not in goal}
+    views = augmentation or Augmentation()
+    fixed["augmentation"] = None if views == Augmentation() else asdict(views)
     settle(folder / "settings.json", {**fixed, "lrn_sha256": file_digest(lrn), "environment": env_options})
     env = VecMonitor(
         FaceAlignVecEnv(
@@ -139,7 +145,7 @@ def train_dcrn(
             learned_history=True,
             action_limit=pretrained.config.action_limit,
             patch_size=pretrained.config.patch_size,
-            augment=config.augment,
+            augment=views if config.augment else False,
             **env_options,
         ),
         info_keywords=_MONITORED,

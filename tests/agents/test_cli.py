@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from typer.testing import CliRunner
 from agents import cli, options
 from agents.cli import app, main
 from agents.runs import RunConfig
+from face_align_env.augmentation import Augmentation
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GENConfig
 from face_align_env.networks.lrn import LRNConfig
+from face_align_env.prepared import FaceSource
 from pretrain import recipes
 from pretrain.loop import TrainingConfig
+from pretrain.objectives import StartJitter
 from pretrain.recipes import Recipe
 
 METHODS = ["GEN", "LRN-2", "LRN-4", "LRN-8", "GEN-LRN4", "GEN-LRN8", "LRN+Eq.3", "DCRN"]
@@ -219,9 +223,48 @@ def test_ranges_of_the_training_are_options(here: Path) -> None:
     assert torch.load(here / "lrn" / "checkpoint.pt", weights_only=False)["identity"]["jitter"]["shift"] == 0
 
 
+def test_ranges_of_a_run_are_those_of_every_stage(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    batch = FaceSource.batch
+
+    def watched(self: FaceSource, *arguments: Any, **keywords: Any) -> Any:
+        seen.append(self.augmentation)
+        return batch(self, *arguments, **keywords)
+
+    monkeypatch.setattr(FaceSource, "batch", watched)
+    stages = ("--stage", "gen", "--stage", "gen-lrn4", "--stage", "dcrn")
+    narrow = ("--augmentation", "shift=0.01", "--augmentation", "blur=0", "--jitter", "scale=0")
+    call(*RUN, *stages, *narrow)
+    views = Augmentation(shift=0.01, blur=0)
+    for stage in ("gen", "gen-lrn4"):
+        settings = torch.load(here / "runs" / "toy" / stage / "checkpoint.pt", weights_only=False)["identity"]
+        assert settings["augmentation"] == asdict(views)
+    assert settings["jitter"] == asdict(StartJitter(scale=0))
+    assert views in seen, "DCRN's episodes"
+    assert Augmentation() not in seen
+    settings = json.loads((here / "runs" / "toy" / "dcrn" / "settings.json").read_text())
+    assert settings["augmentation"] == asdict(views)
+    result = CliRunner().invoke(app, [*RUN, *stages])
+    assert "augmentation" in str(result.exception), "another run"
+
+
+def test_ranges_that_are_the_defaults_are_not_spelt_out(here: Path) -> None:
+    """Folders that were made before the ranges could be chosen go on."""
+    RunConfig().write(here / "runs" / "a")
+    document = json.loads((here / "runs" / "a" / "config.json").read_text())
+    older = {key: value for key, value in document.items() if key not in ("augmentation", "jitter")}
+    (here / "runs" / "a" / "config.json").write_text(json.dumps(older))
+    assert RunConfig.read(here / "runs" / "a") == RunConfig()
+    RunConfig().write(here / "runs" / "a")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("run --augmentation shift=wide", "shift must be a number, got 'wide'"),
+        ("train --augmentation blur=nan", "blur must be a number, got 'nan'"),
+        ("run --jitter scale=True", "scale must be a number, got 'True'"),
+        ("run --jitter blur=3", "'blur' is none of shift, scale, rotation"),
         ("pretrain gen --augmentation spin=3", "'spin' is none of rotation, scale"),
         ("pretrain lrn --jitter blur=3", "'blur' is none of shift, scale, rotation"),
         ("train --set noise", "'noise' is not KEY=VALUE"),

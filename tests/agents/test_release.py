@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from agents.aligner import FaceAligner
-from agents.release import describe_command, make_release
+from agents.release import describe_command, describe_recipe, make_release
 from agents.runs import RunConfig
 from agents.study_commands import release as release_command
 from agents.training import AgentConfig
@@ -100,11 +100,15 @@ def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
         "--timesteps 640 --no-augment"
     )
     agent = AgentConfig(preset="paper", seed=4, overrides={"noise": 2})
-    changed = replace(CONFIG, seed=4, alpha_2=2.0, agent=agent, environment={"reward": "dense"})
+    ranges: dict[str, Any] = {"augmentation": {"shift": 0.02, "blur": 0}, "jitter": {"scale": 0}}
+    changed = replace(CONFIG, seed=4, alpha_2=2.0, agent=agent, environment={"reward": "dense"}, **ranges)
     words = shlex.split(describe_command(changed, load_dataset("synthetic", "train", None, 29, size=12)))
     assert words[8:] == shlex.split(
-        "--preset tiny --seed 4 --gen-epochs 3 --alpha-2 2.0 --agent paper --set noise=2 --env reward=dense"
+        "--preset tiny --seed 4 --gen-epochs 3 --alpha-2 2.0 --agent paper --set noise=2 --env reward=dense "
+        "--augmentation shift=0.02 --augmentation blur=0 --jitter scale=0"
     )
+    assert "Random views: shift 0.02, blur 0. Moves of x_0: scale 0." in describe_recipe(changed)
+    assert "Random views" not in describe_recipe(CONFIG)
 
 
 def test_what_the_caller_says_is_on_the_card(run_folder: Path, tmp_path: Path) -> None:
