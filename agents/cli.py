@@ -112,6 +112,8 @@ def pretrain_lrn(
 
     if from_ not in ("gen", "mean"):
         raise typer.BadParameter(f"'{from_}' is neither gen nor mean.", param_hint="--from")
+    if from_ == "mean" and jitter:
+        raise typer.BadParameter("with --from mean there is no x_0 of GEN's to be moved.", param_hint="--jitter")
     chosen = recipes.recipe(preset)
     config = training_of(chosen.lrn_training, seed, epochs, batch_size, learning_rate)
     views = Augmentation(**numbers_of(Augmentation, augmentation, "--augmentation"))

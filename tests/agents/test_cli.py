@@ -266,6 +266,7 @@ def test_ranges_that_are_the_defaults_are_not_spelt_out(here: Path) -> None:
         ("run --jitter scale=True", "scale must be a number, got 'True'"),
         ("run --jitter blur=3", "'blur' is none of shift, scale, rotation"),
         ("pretrain gen --augmentation spin=3", "'spin' is none of rotation, scale"),
+        ("pretrain lrn --from mean --jitter shift=0", "with --from mean there is no x_0"),
         ("pretrain lrn --jitter blur=3", "'blur' is none of shift, scale, rotation"),
         ("train --set noise", "'noise' is not KEY=VALUE"),
     ],
