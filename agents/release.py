@@ -167,22 +167,22 @@ def describe_command(config: RunConfig, train: FaceDataset) -> str:
     words = ["face-align", "run", "--dataset", data.dataset]
     words += [] if all(part.generated for part in train.parts) else ["--root", f"path/to/{data.dataset}"]
     words += [] if data.landmarks is None else ["--landmarks", str(data.landmarks)]
-    for key, value in (data.options or {}).items():
-        words += ["--option", f"{key}={value}"]
+    words += _pairs("--option", data.options)
     words += _options(config)
     if config.alpha_2 not in (None, train.alpha_2):
         words += ["--alpha-2", str(config.alpha_2)]
     # Each stage of a run has the run's seed.
     words += _options(replace(config.agent, seed=0))
-    for key, value in (config.agent.overrides or {}).items():
-        words += ["--set", f"{key}={value}"]
-    for key, value in (config.environment or {}).items():
-        words += ["--env", f"{key}={value}"]
-    for key, value in (config.augmentation or {}).items():
-        words += ["--augmentation", f"{key}={value}"]
-    for key, value in (config.jitter or {}).items():
-        words += ["--jitter", f"{key}={value}"]
+    words += _pairs("--set", config.agent.overrides)
+    words += _pairs("--env", config.environment)
+    words += _pairs("--augmentation", config.augmentation)
+    words += _pairs("--jitter", config.jitter)
     return shlex.join(words)
+
+
+def _pairs(flag: str, values: Mapping[str, object] | None) -> list[str]:
+    """An option that is repeated for each KEY=VALUE."""
+    return [word for key, value in (values or {}).items() for word in (flag, f"{key}={value}")]
 
 
 def describe_license(train: FaceDataset) -> str:
