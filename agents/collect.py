@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from face_align_env.agents.common.policies import Policy, as_policy, load_object, lrn_policy, random_policy, zero_policy
 from gymnasium.envs.registration import EnvSpec
 
 import face_align_env
-from agents.policies import Policy, as_policy, load_object, lrn_policy, random_policy, zero_policy
 from face_align_env.datasets import FaceDataset
 from face_align_env.episodes import valid_actions
 from face_align_env.vector_env import FaceAlignVectorEnv
@@ -67,9 +67,9 @@ class Collected:
 
 
 def import_policy(name: str) -> Policy:
-    """The policy that an import path names; see :func:`~agents.policies.load_object`.
+    """The policy that an import path names; see :func:`~face_align_env.agents.common.policies.load_object`.
 
-    :param name: ``module:function``, see :func:`~agents.policies.as_policy`
+    :param name: ``module:function``, see :func:`~face_align_env.agents.common.policies.as_policy`
     :raises ValueError: it is no import path, or names no policy
     :raises ModuleNotFoundError: there is no such module
     """
@@ -99,11 +99,13 @@ def run_policy(
     :raises FileNotFoundError: it is no run's folder, or it has no such weights
     :raises ValueError: there is no such agent
     """
-    from agents.runs import WEIGHTS, RunConfig, pretrained_policy
+    from face_align_env.agents.run_config import RunConfig
+    from face_align_env.agents.run_folder import RunFolder
+
     from face_align_env.networks.lrn import LRN
 
     folder = Path(folder)
-    weights = {"dcrn": folder / "dcrn" / WEIGHTS, "lrn": pretrained_policy(folder)}
+    weights = {"dcrn": RunFolder(folder).agent, "lrn": RunFolder(folder).policy}
     if agent not in weights:
         raise ValueError(f"A run has no policy '{agent}'. There are: {', '.join(weights)}.")
     config = RunConfig.read(folder)
@@ -113,7 +115,7 @@ def run_policy(
         "root": config.data.root,
         "landmarks": config.data.landmarks,
         "dataset_options": config.data.options,
-        "initializer": str(folder / "gen" / WEIGHTS),
+        "initializer": str(RunFolder(folder).gen),
         "alpha_2": config.alpha_2,
         "learned_history": True,
         "action_limit": lrn.config.action_limit,

@@ -12,8 +12,11 @@ from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from agents.runs import WEIGHTS, RunConfig
-from agents.training import AgentConfig
+from face_align_env.agents.dcrn.training import AgentConfig
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import RunFolder
+from face_align_env.pretrain.recipes import recipe
+
 from face_align_env.crops import MARGIN
 from face_align_env.datasets import FaceDataset, load_dataset
 from face_align_env.files import write_json
@@ -31,7 +34,6 @@ from face_align_env.released import (
     find_release,
     load_networks,
 )
-from pretrain.recipes import recipe
 
 METHODS = ("GEN", "DCRN")  # what the two networks of a release are, in evaluation.json
 
@@ -70,7 +72,7 @@ def make_release(
     """
     run_folder, weights_folder = Path(run_folder), Path(weights_folder)
     config = RunConfig.read(run_folder)
-    gen, lrn = GEN.load(run_folder / "gen" / WEIGHTS), LRN.load(run_folder / "dcrn" / WEIGHTS)
+    gen, lrn = GEN.load(RunFolder(run_folder).gen), LRN.load(RunFolder(run_folder).agent)
     if not name.endswith(f"-{gen.num_landmarks}") or name != Path(name).name or name.startswith("."):
         raise ValueError(
             f"A release of {gen.num_landmarks} landmarks is called SOMETHING-{gen.num_landmarks}, like "

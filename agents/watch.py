@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import GEN_CASCADES, MEAN_CASCADES, RunFolder
 from PIL import Image
 
-from agents.runs import GEN_CASCADES, MEAN_CASCADES, WEIGHTS, RunConfig, pretrained_policy
 from face_align_env.env import FaceAlignEnv
 from face_align_env.files import atomic_path, write_bytes
 from face_align_env.initialization import GENInitializer, MeanShape
@@ -108,7 +109,9 @@ def play(
         raise ValueError(f"There is no method '{method}'; there are {', '.join(METHODS)}.")
     config = RunConfig.read(folder)
     data = config.data if root is None else replace(config.data, root=root)
-    path = {"dcrn": folder / "dcrn" / WEIGHTS, "lrn": pretrained_policy(folder)}.get(method, folder / method / WEIGHTS)
+    path = {"dcrn": RunFolder(folder).agent, "lrn": RunFolder(folder).policy}.get(
+        method, RunFolder(folder).weights(method)
+    )
     policy = LRN.load(path).eval()
     options: dict[str, Any] = {"alpha_2": config.alpha_2, "termination": termination}
     if method not in ("dcrn", "lrn"):
@@ -198,8 +201,8 @@ def _write_mp4(frames: Sequence[Picture], path: Path, fps: float) -> None:
 def _start(folder: Path, method: str) -> GENInitializer | MeanShape:
     """What gives x_0 to a method: GEN, or to LRN-m the mean shape that it was trained from."""
     if not method.startswith("lrn-"):
-        return GENInitializer(folder / "gen" / WEIGHTS)
-    notes: dict[str, Any] = load_weights(folder / method / WEIGHTS, "lrn")[2]
+        return GENInitializer(RunFolder(folder).gen)
+    notes: dict[str, Any] = load_weights(RunFolder(folder).weights(method), "lrn")[2]
     return MeanShape(np.asarray(notes["mean_shape"], dtype=np.float32))
 
 

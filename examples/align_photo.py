@@ -15,8 +15,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from face_align_env.agents.run_folder import RunFolder
 
-from agents.aligner import FaceAligner
+from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import load_dataset
 from face_align_env.datasets.base import read_image
 from face_align_env.landmarks import get_scheme
@@ -52,7 +53,7 @@ def main() -> None:
         parser.error("A box needs a photo.")
 
     try:
-        aligner = FaceAligner.from_pretrained(args.pretrained) if args.pretrained else FaceAligner.from_run(args.run)
+        aligner = FaceAligner.from_pretrained(args.pretrained) if args.pretrained else RunFolder(args.run).aligner()
     except FileNotFoundError as error:
         parser.error(f"{error} 'make demo' trains one in about ten minutes.")
     except ValueError as error:

@@ -19,14 +19,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from face_align_env.agents.evaluation.measure import CropAligner, Outcome, evaluate_method, table
+from face_align_env.agents.evaluation.run_evaluation import methods
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.studies.peers import PREDICTOR, DlibAligner, peers_note, train_dlib
+from face_align_env.pretrain.recipes import Data
 from rich.console import Console
 
-from agents.evaluation import CropAligner, Outcome, evaluate_method, table
-from agents.peers import PREDICTOR, DlibAligner, peers_note, train_dlib
-from agents.runs import RunConfig, methods
 from face_align_env.datasets import load_dataset
 from face_align_env.files import write_json
-from pretrain.recipes import Data
 
 
 def train(data: Data, folder: Path, args: argparse.Namespace) -> DlibAligner:

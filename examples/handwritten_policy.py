@@ -22,9 +22,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from face_align_env.agents.common.rollout import play_held_out
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
-from agents.play import play_held_out
 
 Observation = dict[str, np.ndarray]
 

@@ -33,11 +33,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from face_align_env.agents.common.rollout import play_held_out
 from torch import Tensor, nn
 from torch.nn import functional
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
-from agents.play import play_held_out
 from face_align_env.networks.lrn import LRN, preset
 
 
@@ -166,7 +166,7 @@ def load(args: Args) -> Any:
         import minari
     except ImportError:
         sys.exit('This example needs Minari: pip install "face-align-env[minari]"')
-    from agents.collect import collect
+    from face_align_env.agents.collect import collect
 
     try:
         return minari.load_dataset(args.dataset)

@@ -25,14 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from face_align_env.agents.common.pretrained_features import PretrainedFeatures
+from face_align_env.agents.common.rollout import Played, play
+from face_align_env.agents.common.shape_modes import shape_modes
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import RunFolder
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.play import Played, play
-from agents.pretrained_features import PretrainedFeatures
-from agents.runs import WEIGHTS, RunConfig, pretrained_policy
-from agents.shape_modes import shape_modes
-from agents.vec_env import FaceAlignVecEnv
 from face_align_env.initialization import GENInitializer
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import FaceSource
@@ -112,14 +113,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the directions and of the order of faces (%(default)s)")
     args = parser.parse_args()
 
-    config, lrn = RunConfig.read(args.run), LRN.load(pretrained_policy(args.run))
+    config, lrn = RunConfig.read(args.run), LRN.load(RunFolder(args.run).policy)
     train, test = config.data.prepare("train", max_cached=2048), config.data.prepare()
 
     def environment(num_envs: int, faces: FaceSource) -> PretrainedFeatures:
         env = FaceAlignVecEnv(
             num_envs,
             dataset=faces,
-            initializer=GENInitializer(args.run / "gen" / WEIGHTS),
+            initializer=GENInitializer(RunFolder(args.run).gen),
             alpha_2=config.alpha_2,
             termination="oracle",
             learned_history=True,

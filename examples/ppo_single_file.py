@@ -30,11 +30,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from face_align_env.agents.common.shape_modes import shape_modes
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
-from agents.shape_modes import shape_modes
 from face_align_env.mdp import MAX_ITERATIONS, TIMEOUT_REWARD
 from face_align_env.networks.lrn import LRN, preset
 

@@ -24,12 +24,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from face_align_env.agents.common.rollout import play_held_out
+from face_align_env.agents.common.shape_modes import shape_modes
 from gymnasium import spaces
 from torch import nn
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
-from agents.play import play_held_out
-from agents.shape_modes import shape_modes
 from face_align_env.networks.lrn import LRN, preset
 
 try:

@@ -264,7 +264,7 @@ def _maker() -> dict[str, str]:
     import PIL
 
     package = Path(__file__).parent
-    sources = [*sorted((package / "datasets").glob("*.py")), package / "crops.py", package / "landmarks.py"]
+    sources = [*sorted((package / "datasets").rglob("*.py")), package / "crops.py", package / "landmarks.py"]
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return {"code": code, "numpy": np.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
 

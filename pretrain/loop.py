@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from face_align_env.pretrain.faces import DeviceFaces
+from face_align_env.pretrain.objectives import Objective
+from face_align_env.pretrain.settings import require_same
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor
@@ -19,9 +22,6 @@ from tqdm import tqdm
 from face_align_env.augmentation import Augmentation
 from face_align_env.files import atomic_path
 from face_align_env.mdp import nme
-from pretrain.faces import DeviceFaces
-from pretrain.objectives import Objective
-from pretrain.settings import require_same
 
 _LOOK = 10  # steps between looks at loss and gradient: a GPU's queue of work runs empty while they are read
 _MEASUREMENTS = 10  # of the NME on test faces, spread over the training

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from face_align_env.pretrain.faces import DeviceFaces
+from face_align_env.pretrain.loop import TrainingConfig, fit
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter
 from lightning.fabric import Fabric
 
 from face_align_env.augmentation import Augmentation
@@ -19,9 +22,6 @@ from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import PreparedFaces
-from pretrain.faces import DeviceFaces
-from pretrain.loop import TrainingConfig, fit
-from pretrain.objectives import CascadeObjective, GENObjective, StartJitter
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def pretrain_lrn(
         Table 6)
     :param iterations: m
     :param action_limit: bound of an increment, pixels; None: the preset's
-    :param jitter: how GEN's x_0 is moved; None: as :class:`~pretrain.objectives.StartJitter` does by default
+    :param jitter: how GEN's x_0 is moved; None: as :class:`StartJitter` does by default
     :return: NME on the test split, a fraction
     """
     train = faces("train", CROP_SIZE)

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from face_align_env.agents.benchmark.settings import STARTS
+from face_align_env.agents.common.extractor import LRNExtractor
+from face_align_env.agents.common.policies import load_object
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
+from face_align_env.agents.dcrn.algorithm import DCRN
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.benchmark.settings import STARTS
-from agents.dcrn import DCRN
-from agents.extractor import LRNExtractor
-from agents.policies import load_object
-from agents.replay_buffer import FaceReplayBuffer
 from face_align_env.networks.lrn import LRN
 
 
@@ -64,7 +64,7 @@ _NOISE = {"noise": 0.1}  # standard deviation of the exploration, where a full s
 _PPO = {"n_steps": 64, "batch_size": 128, "gamma": 0.9, "gae_lambda": 0.9, "learning_rate": 3e-4}
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "dcrn": Algorithm("agents.dcrn:DCRN", {"gradient_steps": 4}),
+    "dcrn": Algorithm("face_align_env.agents.dcrn.algorithm:DCRN", {"gradient_steps": 4}),
     "ddpg": Algorithm("stable_baselines3:DDPG", {**_OFF_POLICY, **_NOISE}),
     "td3": Algorithm("stable_baselines3:TD3", {**_OFF_POLICY, **_NOISE}),
     "sac": Algorithm("stable_baselines3:SAC", _OFF_POLICY),
@@ -127,7 +127,7 @@ def make_learner(
 
     :param name: see :func:`find_algorithm`
     :param env: what it learns on
-    :param start: see :data:`~agents.benchmark.settings.STARTS`
+    :param start: see :data:`~face_align_env.agents.benchmark.settings.STARTS`
     :param lrn: the network it starts from; with fresh weights where it starts from scratch
     :param seed: of everything random
     :param timesteps: transitions it will collect: a replay buffer is no larger

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from face_align_env.agents.benchmark.settings import BenchmarkSettings
+from face_align_env.agents.common.pretrained_features import PretrainedFeatures
+from face_align_env.agents.common.shape_modes import ShapeModes, shape_modes
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from agents.benchmark.settings import BenchmarkSettings
-from agents.pretrained_features import PretrainedFeatures
-from agents.shape_modes import ShapeModes, shape_modes
-from agents.vec_env import FaceAlignVecEnv
 from face_align_env.initialization import GENInitializer, Initializer, MeanShape
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
@@ -72,7 +72,7 @@ class Arena:
     def training_env(self, start: str, num_envs: int, seed: int, plain: bool) -> VecEnv:
         """Where an algorithm learns.
 
-        :param start: see :data:`~agents.benchmark.settings.STARTS`
+        :param start: see :data:`~face_align_env.agents.benchmark.settings.STARTS`
         :param num_envs: faces at once
         :param seed: of the order of faces
         :param plain: the algorithm acts by itself: increments and history, no wrapper

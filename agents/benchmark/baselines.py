@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from face_align_env.agents.benchmark.arena import TERMINATIONS, Arena
+from face_align_env.agents.benchmark.settings import TrialKey
+from face_align_env.agents.benchmark.trial import FACES, RESULTS, measurement, write_faces, write_rows
+from face_align_env.agents.common.policies import Policy, as_policy, load_object, lrn_policy, random_policy, zero_policy
+from face_align_env.agents.common.rollout import Played, play, spread
 from gymnasium import spaces
 from tqdm import tqdm
 
-from agents.benchmark.arena import TERMINATIONS, Arena
-from agents.benchmark.settings import TrialKey
-from agents.benchmark.trial import FACES, RESULTS, measurement, write_faces, write_rows
-from agents.play import Played, play, spread
-from agents.policies import Policy, as_policy, load_object, lrn_policy, random_policy, zero_policy
 from face_align_env.mdp import MAX_ITERATIONS
 
 PRETRAINED, NOTHING, CHANCE = "LRN+Eq.3", "do-nothing", "random"

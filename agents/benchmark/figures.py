@@ -10,11 +10,11 @@ import numpy as np
 
 matplotlib.use("Agg")  # no screen is needed
 import matplotlib.pyplot as plt
+from face_align_env.agents.benchmark.baselines import NOT_TRAINED, NOTHING, PRETRAINED
+from face_align_env.agents.benchmark.results import Results, performance_profiles
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agents.benchmark.baselines import NOT_TRAINED, NOTHING, PRETRAINED
-from agents.benchmark.results import Results, performance_profiles
 from face_align_env.mdp import MAX_ITERATIONS
 from face_align_env.metrics import FAILURE_THRESHOLD
 

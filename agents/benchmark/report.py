@@ -12,16 +12,16 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from face_align_env.agents.benchmark import figures
+from face_align_env.agents.benchmark.arena import TERMINATIONS
+from face_align_env.agents.benchmark.baselines import FIXED, NOT_TRAINED
+from face_align_env.agents.benchmark.results import Results, kind_of
+from face_align_env.agents.benchmark.settings import BenchmarkSettings
+from face_align_env.agents.common.rollout import MEASURES
+from face_align_env.agents.evaluation.figures import write_figures
+from face_align_env.agents.evaluation.measure import Sheet, write_tables
 from matplotlib.figure import Figure
 
-from agents.benchmark import figures
-from agents.benchmark.arena import TERMINATIONS
-from agents.benchmark.baselines import FIXED, NOT_TRAINED
-from agents.benchmark.results import Results, kind_of
-from agents.benchmark.settings import BenchmarkSettings
-from agents.evaluation import Sheet, write_tables
-from agents.figures import write_figures
-from agents.play import MEASURES
 from face_align_env.files import write_bytes
 
 PACKAGES = ("face-align-env", "gymnasium", "stable-baselines3", "sb3-contrib", "rliable", "torch", "numpy")

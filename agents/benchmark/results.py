@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from face_align_env.agents.benchmark.baselines import FIXED, NOT_TRAINED
+from face_align_env.agents.benchmark.settings import STARTS, TrialKey
+from face_align_env.agents.benchmark.trial import FACES, RESULTS, is_complete
+from face_align_env.agents.common.rollout import MEASURES
 from scipy.stats import trim_mean
 
-from agents.benchmark.baselines import FIXED, NOT_TRAINED
-from agents.benchmark.settings import STARTS, TrialKey
-from agents.benchmark.trial import FACES, RESULTS, is_complete
-from agents.play import MEASURES
 from face_align_env.files import write_bytes
 
 Floats = npt.NDArray[np.float64]
@@ -94,7 +94,7 @@ def performance_profiles(
 class Results:
     """All that has been measured.
 
-    :param frame: a row for each measurement, columns :data:`~agents.benchmark.trial.COLUMNS`
+    :param frame: a row for each measurement, columns :data:`~face_align_env.agents.benchmark.trial.COLUMNS`
     :param faces: the last measurement of each training and baseline: (algorithm, start) -> array's name -> (S, N)
     :param unfinished: trials that have begun and are not complete, their algorithms called as in the frame
     """

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from face_align_env.agents.benchmark.algorithms import find_algorithm, is_policy, load_algorithm
+from face_align_env.agents.benchmark.arena import GEN_FILE, LRN_FILE, Arena
+from face_align_env.agents.benchmark.baselines import run_baselines
+from face_align_env.agents.benchmark.report import write_report
+from face_align_env.agents.benchmark.schedule import default_workers, run_trials, why_failed
+from face_align_env.agents.benchmark.settings import BenchmarkSettings, trial_keys
+from face_align_env.agents.run import run as make_run
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import POLICY_CASCADE, RELEASED_STAGES, RunFolder
 from rich.console import Console
 
-from agents.benchmark.algorithms import find_algorithm, is_policy, load_algorithm
-from agents.benchmark.arena import GEN_FILE, LRN_FILE, Arena
-from agents.benchmark.baselines import run_baselines
-from agents.benchmark.report import write_report
-from agents.benchmark.schedule import default_workers, run_trials, why_failed
-from agents.benchmark.settings import BenchmarkSettings, trial_keys
-from agents.runs import POLICY_CASCADE, RELEASED_STAGES, WEIGHTS, RunConfig, pretrained_policy
-from agents.runs import run as make_run
 from face_align_env.files import atomic_path
 from face_align_env.networks.weights import file_digest
 
@@ -57,11 +58,12 @@ def benchmark(
 
     :param settings: what all trials have in common; the digests of its networks are filled in here
     :param folder: of the benchmark
-    :param algorithms: names of :mod:`agents.benchmark.algorithms`, or import paths of classes or functions
-    :param starts: see :data:`~agents.benchmark.settings.STARTS`
+    :param algorithms: names of :mod:`face_align_env.agents.benchmark.algorithms`, or import paths of classes or
+        functions
+    :param starts: see :data:`~face_align_env.agents.benchmark.settings.STARTS`
     :param seeds: how many, from 0 on
     :param pretraining: where GEN and the pretrained LRN come from
-    :param workers: processes at a time; None: see :func:`~agents.benchmark.schedule.default_workers`
+    :param workers: processes at a time; None: see :func:`~face_align_env.agents.benchmark.schedule.default_workers`
     :param command: for the report
     :param console: where to say what happens
     :return: whether every trial is complete
@@ -107,11 +109,11 @@ def _pretrained(
 ) -> tuple[Path | None, Path]:
     """GEN's weights, where they are needed, and those of the pretrained LRN."""
     source = folder / "pretraining" if pretraining.run is None else Path(pretraining.run)
-    gen: Path | None = source / "gen" / WEIGHTS
-    lrn = pretrained_policy(source)
+    gen: Path | None = RunFolder(source).gen
+    lrn = RunFolder(source).policy
     stages: Sequence[str] = RELEASED_STAGES[:2]
     if settings.initializer == "mean":
-        gen, lrn, stages = None, source / FROM_MEAN / WEIGHTS, [FROM_MEAN]
+        gen, lrn, stages = None, RunFolder(source).weights(FROM_MEAN), [FROM_MEAN]
     if pretraining.run is None and not lrn.is_file():
         config = RunConfig(
             data=settings.data,

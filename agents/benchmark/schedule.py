@@ -10,10 +10,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from face_align_env.agents.benchmark.settings import TrialKey
+from face_align_env.agents.benchmark.trial import ERROR, is_complete, trial_folder
 from tqdm import tqdm
-
-from agents.benchmark.settings import TrialKey
-from agents.benchmark.trial import ERROR, is_complete, trial_folder
 
 MEMORY_OF_A_TRIAL = 1_500_000_000  # bytes: libraries, faces, and a replay buffer of features
 
@@ -77,7 +76,15 @@ def run_trials(folder: str | os.PathLike[str], keys: Sequence[TrialKey], workers
 def _start(folder: str | os.PathLike[str], key: TrialKey, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     own = trial_folder(folder, key)
     own.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "agents.benchmark.trial", str(folder), key.algorithm, key.start, str(key.seed)]
+    command = [
+        sys.executable,
+        "-m",
+        "face_align_env.agents.benchmark.trial",
+        str(folder),
+        key.algorithm,
+        key.start,
+        str(key.seed),
+    ]
     with (own / "output.txt").open("ab") as output:
         return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
 

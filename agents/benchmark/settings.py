@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents.training import check_environment
-from pretrain.recipes import Data
-from pretrain.settings import settle
+from face_align_env.agents.dcrn.training import check_environment
+from face_align_env.pretrain.recipes import Data
+from face_align_env.pretrain.settings import settle
 
 STARTS = ("policy", "features", "scratch")
 """What a training starts with: the pretrained policy; the features of its trunk, with fresh layers behind them; fresh
@@ -97,7 +97,7 @@ class BenchmarkSettings:
 class TrialKey:
     """Which training.
 
-    :param algorithm: a name of :mod:`agents.benchmark.algorithms`, or an import path ``module:name``
+    :param algorithm: a name of :mod:`face_align_env.agents.benchmark.algorithms`, or an import path ``module:name``
     :param start: one of :data:`STARTS`
     :param seed: of everything random
     """

@@ -1,6 +1,6 @@
 """One training of a benchmark: learn a while, be measured, and so on; in a process of its own.
 
-``python -m agents.benchmark.trial FOLDER ALGORITHM START SEED``
+``python -m face_align_env.agents.benchmark.trial FOLDER ALGORITHM START SEED``
 """
 
 from __future__ import annotations
@@ -18,6 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from face_align_env.agents.benchmark.algorithms import (
+    Learner,
+    acts_by_itself,
+    find_algorithm,
+    load_algorithm,
+    make_learner,
+)
+from face_align_env.agents.benchmark.arena import TERMINATIONS, Arena
+from face_align_env.agents.benchmark.settings import TrialKey
+from face_align_env.agents.common.callbacks import EpisodeMetrics
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
+from face_align_env.agents.common.rollout import MEASURES, Played, play, spread
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -25,12 +37,6 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from agents.benchmark.algorithms import Learner, acts_by_itself, find_algorithm, load_algorithm, make_learner
-from agents.benchmark.arena import TERMINATIONS, Arena
-from agents.benchmark.settings import TrialKey
-from agents.episode_metrics import EpisodeMetrics
-from agents.play import MEASURES, Played, play, spread
-from agents.replay_buffer import FaceReplayBuffer
 from face_align_env.files import atomic_path, write_bytes
 
 COLUMNS = ("algorithm", "start", "seed", "step", "termination", *MEASURES, "wall_clock")

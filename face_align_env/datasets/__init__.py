@@ -11,7 +11,7 @@ from face_align_env.datasets.joined import JoinedDataset
 
 # name -> "module:class"; imported when it is asked for
 REGISTRY: dict[str, str] = {
-    "synthetic": "face_align_env.datasets.synthetic:SyntheticFaces",
+    "synthetic": "face_align_env.datasets.synthetic.dataset:SyntheticFaces",
     "300w": "face_align_env.datasets.w300:W300",
     "cofw": "face_align_env.datasets.cofw:COFW",
     "aflw": "face_align_env.datasets.aflw:AFLW",

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 import typer
+from face_align_env.agents.cli.collect import collect as command
+from face_align_env.agents.collect import Collected, as_policy, collect, import_policy
+from face_align_env.agents.evaluation.measure import play_episodes
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.pretrain.recipes import Data
 from typer.testing import CliRunner
 
-from agents.collect import Collected, as_policy, collect, import_policy
-from agents.collect_commands import collect as command
-from agents.evaluation import play_episodes
-from agents.runs import RunConfig
-from face_align_env.datasets.synthetic import SyntheticFaces
+from face_align_env.datasets.synthetic.dataset import SyntheticFaces
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
-from pretrain.recipes import Data
 
 SMALL: dict[str, Any] = {"landmarks": 19, "dataset_options": {"size": 4}}
 ID = "face-align/toy-v0"

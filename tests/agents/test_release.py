@@ -12,20 +12,21 @@ import numpy as np
 import pytest
 import torch
 import typer
+from face_align_env.agents.cli.studies import release as release_command
+from face_align_env.agents.dcrn.training import AgentConfig
+from face_align_env.agents.release import describe_command, describe_recipe, make_release
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import RunFolder
+from face_align_env.pretrain.recipes import Data
 from typer.testing import CliRunner
 
-from agents.aligner import FaceAligner
-from agents.release import describe_command, describe_recipe, make_release
-from agents.runs import RunConfig
-from agents.study_commands import release as release_command
-from agents.training import AgentConfig
 from face_align_env import released
+from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import load_dataset
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.networks.weights import WeightsError
 from face_align_env.released import load_networks, released_names
-from pretrain.recipes import Data
 
 CONFIG = RunConfig(
     data=Data("synthetic", None, 29, {"size": 12}),
@@ -121,7 +122,7 @@ def test_a_release_gives_its_aligner(run_folder: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(released, "FOLDER", tmp_path / "weights")
     make_release(run_folder, "synthetic-29", tmp_path / "weights")
     crops = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
-    ours, theirs = FaceAligner.from_pretrained("synthetic-29"), FaceAligner.from_run(run_folder)
+    ours, theirs = FaceAligner.from_pretrained("synthetic-29"), RunFolder(run_folder).aligner()
     assert (ours.alpha_2, ours.margin) == (theirs.alpha_2, theirs.margin)
     np.testing.assert_allclose(ours.align_crops(crops)[0], theirs.align_crops(crops)[0], atol=0.5)
 

@@ -10,18 +10,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from face_align_env.agents import watch as watching
+from face_align_env.agents.cli.app import app
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import RunFolder
+from face_align_env.agents.watch import METHODS, SUFFIXES, play, save_frames, watch
+from face_align_env.pretrain.recipes import Data
 from PIL import Image, ImageSequence
 from typer.testing import CliRunner
 
-from agents import watch as watching
-from agents.aligner import FaceAligner
-from agents.cli import app
-from agents.runs import WEIGHTS, RunConfig, pretrained_policy
-from agents.watch import METHODS, SUFFIXES, play, save_frames, watch
 from face_align_env.mdp import nme
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
-from pretrain.recipes import Data
 
 FRAMES = [np.full((64, 48, 3), shade, dtype=np.uint8) for shade in (30, 120, 220)]
 DATA = Data(options={"size": 4})
@@ -33,10 +33,10 @@ def micro_run(tmp_path: Path, new_lrn: Callable[..., LRN]) -> Path:
     folder = tmp_path / "micro"
     torch.manual_seed(0)
     mean_shape = torch.linspace(60, 190, 136).view(68, 2)
-    GEN(GENConfig(input_size=16, width=4, hidden=16), mean_shape).save(folder / "gen" / WEIGHTS)
-    for seed, path in enumerate((folder / "dcrn" / WEIGHTS, pretrained_policy(folder), folder / "gen-lrn8" / WEIGHTS)):
+    GEN(GENConfig(input_size=16, width=4, hidden=16), mean_shape).save(RunFolder(folder).gen)
+    for seed, path in enumerate((RunFolder(folder).agent, RunFolder(folder).policy, RunFolder(folder).cascade(8))):
         new_lrn(seed, 10).save(path)
-    new_lrn(3, 10).save(folder / "lrn-2" / WEIGHTS, {"mean_shape": (mean_shape + 5).tolist()})
+    new_lrn(3, 10).save(RunFolder(folder).cascade(2, from_mean=True), {"mean_shape": (mean_shape + 5).tolist()})
     RunConfig(DATA, "tiny", alpha_2=3.0).write(folder)
     return folder
 
@@ -44,7 +44,7 @@ def micro_run(tmp_path: Path, new_lrn: Callable[..., LRN]) -> Path:
 def test_an_episode_is_what_the_aligner_does(micro_run: Path) -> None:
     episode = play(micro_run, index=3)
     prepared = DATA.prepare("test")
-    ((path,), (iterations,)) = FaceAligner.from_run(micro_run).align_crops(prepared.crop(3)[None])
+    ((path,), (iterations,)) = RunFolder(micro_run).aligner().align_crops(prepared.crop(3)[None])
     truth, d = prepared.landmarks[[3]], prepared.d[[3]]
     assert episode.iterations == iterations
     expected = [float(nme(shape[None], truth, d)[0]) for shape in path[: iterations + 1]]

@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from face_align_env.pretrain import loop
+from face_align_env.pretrain.faces import Batch, DeviceFaces
+from face_align_env.pretrain.loop import TrainingConfig, TrainingStep, fit, make_fabric, measure_nme
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter
 from lightning.fabric import Fabric
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -19,10 +23,6 @@ from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
-from pretrain import loop
-from pretrain.faces import Batch, DeviceFaces
-from pretrain.loop import TrainingConfig, TrainingStep, fit, make_fabric, measure_nme
-from pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter
 
 Faces = Callable[..., DeviceFaces]
 STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0, blur=0)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from face_align_env.pretrain.faces import Batch, DeviceFaces
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter
 from torch import Tensor
 
 from face_align_env.mdp import nme
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
-from pretrain.faces import Batch, DeviceFaces
-from pretrain.objectives import CascadeObjective, GENObjective, StartJitter
 
 Faces = Callable[..., DeviceFaces]
 NewGEN = Callable[..., GEN]

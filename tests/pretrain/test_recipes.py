@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from face_align_env.pretrain import recipes
+from face_align_env.pretrain.loop import TrainingConfig, make_fabric
+from face_align_env.pretrain.recipes import RECIPES, Data, FacesOnDevice, pretrain_gen, pretrain_lrn, recipe
 
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.networks.weights import load_weights
-from pretrain import recipes
-from pretrain.loop import TrainingConfig, make_fabric
-from pretrain.recipes import RECIPES, Data, FacesOnDevice, pretrain_gen, pretrain_lrn, recipe
 
 CONFIG = TrainingConfig(epochs=1, batch_size=4)
 

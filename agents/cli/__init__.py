@@ -1,0 +1,1 @@
+"""The command line ``face-align``: one module for each group of commands."""

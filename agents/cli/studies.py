@@ -1,0 +1,143 @@
+"""``face-align robustness|tradeoff|ablate|summarize|release|watch``: what is done with a run that is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from face_align_env.agents.cli.options import DeviceOption, RootOption, announce, console, done
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")]
+SplitOption = Annotated[str | None, typer.Option(help="Default: the dataset's test split.")]
+
+
+def robustness(
+    run: RunArgument,
+    split: SplitOption = None,
+    faces: Annotated[int | None, typer.Option(help="How many faces, evenly spaced; default: all.")] = None,
+    root: RootOption = None,
+    device: DeviceOption = "cpu",
+    peers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of dlib's predictor (examples/compare_peers.py); default: RUN/peers if there is one."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the box shifts and of the bootstrap intervals.")] = 0,
+) -> None:
+    """Measure each method under shifted, scaled and detected boxes, few pixels, JPEG and other light."""
+    from face_align_env.agents.studies.robustness import run_robustness
+
+    announce(f"Perturbing the faces of {run} on {device}")
+    for path in run_robustness(run, split, faces, root, device, peers, seed, console):
+        done("Written", path)
+
+
+def tradeoff(
+    run: RunArgument,
+    split: SplitOption = None,
+    alpha_2: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--alpha-2", help="A bound of Eq. 3 to try, pixels; repeat for several. Default: 13 from 0.5 to 8."
+        ),
+    ] = None,
+    root: RootOption = None,
+    device: DeviceOption = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
+) -> None:
+    """What an iteration buys: accuracy over iterations for many bounds of Eq. 3, and for cascades of fixed length."""
+    from face_align_env.agents.studies.tradeoff import run_tradeoff
+
+    announce(f"Measuring {run} on {device}")
+    for path in run_tradeoff(run, split, alpha_2, root, device, seed, console).paths:
+        done("Written", path)
+
+
+def ablate(
+    run: RunArgument,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A row of the table (a wrong name lists them); repeat for several. Default: all."),
+    ] = None,
+    timesteps: Annotated[int | None, typer.Option(help="Transitions of each training; default: the run's.")] = None,
+    split: SplitOption = None,
+    root: RootOption = None,
+    device: DeviceOption = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the trainings.")] = 0,
+) -> None:
+    """Train DCRN again with one part of its training changed at a time, and say what each part does."""
+    from face_align_env.agents.studies.ablations import ablate as run_ablations
+
+    done("Written", run_ablations(run, only, timesteps, split, root, device, seed, console))
+
+
+def summarize(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of several seeds, runs/NAME.")],
+    seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
+) -> None:
+    """What the seeds of a run say together, with intervals for other seeds and faces: seeds.md and seeds.json."""
+    from face_align_env.agents.evaluation import seeds
+
+    seeds.summarize(run, console, seed)
+
+
+def release(
+    run: Annotated[Path, typer.Argument(help="Folder of a run that is trained and evaluated.")],
+    name: Annotated[str, typer.Option(help="Of the release, ending in the number of landmarks: 300w-68.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the two files; default: the package's own, face_align_env/weights.")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder of the training data, where it is not where the run found it.")
+    ] = None,
+    command: Annotated[
+        str | None, typer.Option(help="What trained the networks; default: read off the run's configuration.")
+    ] = None,
+    intended_use: Annotated[str | None, typer.Option(help="Default: by the licences of the datasets.")] = None,
+    not_trained_on: Annotated[
+        str | None, typer.Option(help="Faces that were not seen; default: the test splits, and what the data lacks.")
+    ] = None,
+) -> None:
+    """Put GEN and DCRN of a run into one file of 16-bit numbers, with a card that says how good they are."""
+    from face_align_env.agents.release import make_release
+
+    from face_align_env.released import FOLDER
+
+    made = make_release(run, name, output or FOLDER, root, command, intended_use, not_trained_on)
+    for metric in made.card.metrics:
+        announce(
+            f"{metric.dataset} {metric.split}, {metric.faces} faces: {metric.method} {metric.nme:.2f} % "
+            f"({metric.nme_low:.2f} .. {metric.nme_high:.2f}), failures {metric.failure_rate:.1f} %"
+        )
+    done(f"{made.path.stat().st_size / 1e6:.2f} MB", made.path)
+
+
+def watch(
+    run: RunArgument,
+    index: Annotated[int, typer.Option(help="Which face of the split, from 0.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A film (.mp4, .gif) or all frames in a row (.png); default: RUN/episodes/SPLIT-INDEX.gif."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="dcrn, lrn (DCRN before RL), gen-lrn4, gen-lrn8, lrn-2, lrn-4 or lrn-8.")
+    ] = "dcrn",
+    split: SplitOption = None,
+    root: RootOption = None,
+    termination: Annotated[
+        str | None,
+        typer.Option(help="oracle, blind or limit; default: blind, of a cascade of fixed length limit."),
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second of a film.")] = 2,
+) -> None:
+    """Play an episode with a trained policy and look at it: a film, or its frames in a row."""
+    from face_align_env.agents import watch as watching
+
+    episode, path = watching.watch(run, index, output, method, split, root, termination, fps)
+    announce(
+        f"Face {index} of {episode.split}: NME {100 * episode.nmes[0]:.2f} % -> {100 * episode.nmes[-1]:.2f} % in "
+        f"{episode.iterations} iterations, rewards {' '.join(f'{reward:+g}' for reward in episode.rewards)}"
+    )
+    done("Written", path)

@@ -1,0 +1,204 @@
+"""A replay buffer that keeps shapes instead of patches: 6 kB a transition, not 367 kB."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from face_align_env.crops import CROP_SIZE
+from face_align_env.mdp import HISTORY_SIZE
+from face_align_env.patches import Buffers, extract_patches, inner, pad_in_place
+from face_align_env.prepared import FaceSource
+
+
+class StateReplayBuffer(ReplayBuffer):
+    """What replay buffers of FaceAlign-v0 have in common: they keep something smaller than the observations.
+
+    :param buffer_size: transitions, over all environments together
+    :param observation_space: of FaceAlign-v0
+    :param action_space: of FaceAlign-v0 or LearnedHistory, or a wrapper's
+    :param device: where samples go
+    :param n_envs: number of environments
+    :param optimize_memory_usage: must be False, there is nothing left to save
+    :param handle_timeout_termination: bootstrap past the 10-iteration limit; Algorithm 1 does not
+    :raises ValueError: the space is not FaceAlign-v0's, or ``optimize_memory_usage`` is True
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: torch.device | str,
+        n_envs: int,
+        optimize_memory_usage: bool,
+        handle_timeout_termination: bool,
+    ) -> None:
+        name = type(self).__name__
+        if not (isinstance(observation_space, spaces.Dict) and "patches" in observation_space.spaces):
+            raise ValueError(f"{name} is made for FaceAlign-v0's observations, not for {observation_space}.")
+        if optimize_memory_usage:
+            raise ValueError(f"{name} stores no images: leave optimize_memory_usage at False.")
+        # Not ReplayBuffer's constructor: it would allocate the observations that are not kept here.
+        super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = handle_timeout_termination
+        patches = observation_space["patches"].shape
+        assert patches is not None
+        self.num_landmarks, self.patch_size = patches[0], patches[1]
+        # The second half of LearnedHistory's action is the next observation's history: it is not stored twice.
+        self._learned_history = self.action_dim == 2 * self.num_landmarks + HISTORY_SIZE
+        self._stored_actions = 2 * self.num_landmarks if self._learned_history else self.action_dim
+
+    @property
+    def bytes_per_transition(self) -> int:
+        """Memory that one transition takes."""
+        arrays = (a for a in vars(self).values() if isinstance(a, np.ndarray))
+        return sum(a.nbytes for a in arrays) // (self.buffer_size * self.n_envs)
+
+
+class FaceReplayBuffer(StateReplayBuffer):
+    """Replay buffer of FaceAlign-v0 for any off-policy algorithm of Stable-Baselines3.
+
+    It stores what identifies the crop (index of the face, seed of its view), x_t, d_t, a_t, r, x_{t+1} and d_{t+1}, and
+    cuts the patches again when they are sampled: the very pixels that the environment gave.
+
+    :param buffer_size: transitions, over all environments together
+    :param observation_space: of FaceAlign-v0
+    :param action_space: of FaceAlign-v0 or LearnedHistory, or a wrapper's (it may have any number of components)
+    :param device: where samples go
+    :param n_envs: number of environments
+    :param optimize_memory_usage: must be False, there is nothing left to save
+    :param handle_timeout_termination: bootstrap past the 10-iteration limit; Algorithm 1 does not
+    :param faces: where the environment's faces come from, ``env.unwrapped.task.source``;
+        :class:`~face_align_env.agents.dcrn.algorithm.DCRN` sets it by itself, :class:`FacesFromEnv` for any other
+        algorithm
+    :raises ValueError: the spaces are not FaceAlign-v0's
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: torch.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        faces: FaceSource | None = None,
+    ) -> None:
+        super().__init__(
+            buffer_size, observation_space, action_space, device, n_envs, optimize_memory_usage,
+            handle_timeout_termination,
+        )  # fmt: skip
+        self.faces = faces
+        rows = (self.buffer_size, self.n_envs)
+        shape, history = (*rows, self.num_landmarks, 2), (*rows, HISTORY_SIZE)
+        self.indices = np.zeros(rows, np.int64)
+        self.seeds = np.zeros(rows, np.int64)
+        self.landmarks = np.zeros(shape, np.float32)
+        self.next_landmarks = np.zeros(shape, np.float32)
+        self.history = np.zeros(history, np.float32)
+        self.next_history = np.zeros(history, np.float32)
+        self.actions = np.zeros((*rows, self._stored_actions), np.float32)
+        self.rewards = np.zeros(rows, np.float32)
+        self.dones = np.zeros(rows, np.float32)
+        self.timeouts = np.zeros(rows, np.float32)
+        self._buffers = Buffers()
+
+    def add(  # type: ignore[override]
+        self,
+        obs: dict[str, np.ndarray],
+        next_obs: dict[str, np.ndarray],
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store one transition of each environment.
+
+        :raises ValueError: the infos are not those of FaceAlign-v0
+        """
+        if "previous_landmarks" not in infos[0]:
+            raise ValueError("FaceReplayBuffer needs the infos of FaceAlign-v0; a wrapper has replaced them.")
+        row = self.pos
+        self.indices[row] = [info["image_index"] for info in infos]
+        self.seeds[row] = [info["view_seed"] for info in infos]
+        self.landmarks[row] = [info["previous_landmarks"] for info in infos]
+        self.next_landmarks[row] = [info["landmarks"] for info in infos]
+        self.history[row] = obs["history"]
+        self.next_history[row] = next_obs["history"]
+        self.actions[row] = action.reshape(self.n_envs, -1)[:, : self.actions.shape[-1]]
+        self.rewards[row] = reward
+        self.dones[row] = done
+        if self.handle_timeout_termination:
+            self.timeouts[row] = [info.get("TimeLimit.truncated", False) for info in infos]
+        self.pos += 1
+        if self.pos == self.buffer_size:
+            self.full, self.pos = True, 0
+
+    def _get_samples(  # type: ignore[override]
+        self, batch_inds: np.ndarray, env: VecNormalize | None = None
+    ) -> DictReplayBufferSamples:
+        if self.faces is None:
+            raise ValueError(
+                "FaceReplayBuffer does not know the faces. "
+                "Pass replay_buffer_kwargs=dict(faces=env.unwrapped.task.source), or the callback FacesFromEnv()."
+            )
+        at = batch_inds, np.random.randint(0, self.n_envs, size=len(batch_inds))
+        n, p = len(batch_inds), self.patch_size
+        padded = self._buffers.get((n, CROP_SIZE + 2 * p, CROP_SIZE + 2 * p, 3))
+        self.faces.crops(self.indices[at], self.seeds[at], out=inner(padded, p))
+        pad_in_place(padded, p)
+
+        def observe(landmarks: np.ndarray, history: np.ndarray) -> dict[str, torch.Tensor]:
+            out = self._buffers.get((n, self.num_landmarks, p, p, 3))
+            patches = extract_patches(padded, landmarks[at], p, out=out)
+            return {
+                "patches": torch.from_numpy(patches).to(self.device),
+                "history": torch.from_numpy(history[at]).to(self.device),
+            }
+
+        actions = self.actions[at]
+        if self._learned_history:
+            actions = np.concatenate([actions, self.next_history[at]], axis=1)
+        rewards = self._normalize_reward(self.rewards[at][:, None], env)
+        return DictReplayBufferSamples(
+            observations=observe(self.landmarks, self.history),
+            actions=torch.from_numpy(actions).to(self.device),
+            next_observations=observe(self.next_landmarks, self.next_history),
+            dones=torch.from_numpy((self.dones[at] * (1 - self.timeouts[at]))[:, None]).to(self.device),
+            rewards=torch.from_numpy(rewards).to(self.device),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without the faces: they are read from the dataset again."""
+        return {**self.__dict__, "faces": None}
+
+
+class FacesFromEnv(BaseCallback):
+    """Gives a :class:`FaceReplayBuffer` the faces of the environment that the algorithm learns on.
+
+    For whom ``faces`` is out of reach where the buffer is described (RL Zoo's files of hyperparameters), and for a
+    buffer that was loaded, which has none. An algorithm without such a buffer is left alone.
+
+    ``SAC("MultiInputPolicy", env, replay_buffer_class=FaceReplayBuffer).learn(10_000, FacesFromEnv())``
+
+    :param verbose: as of any callback; there is nothing to say
+    """
+
+    def _on_training_start(self) -> None:
+        buffer = getattr(self.model, "replay_buffer", None)
+        if isinstance(buffer, FaceReplayBuffer):
+            buffer.faces = self.training_env.get_attr("task", indices=0)[0].source
+
+    def _on_step(self) -> bool:
+        return True

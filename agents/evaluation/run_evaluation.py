@@ -1,0 +1,269 @@
+"""Evaluation of a run: every method that it has trained, on test faces, beside the paper's figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from face_align_env.agents.evaluation.face_figures import save_face_figures
+from face_align_env.agents.evaluation.figures import save_figures
+from face_align_env.agents.evaluation.measure import (
+    Outcome,
+    Sheet,
+    evaluate_method,
+    occlusion_table,
+    paired_differences,
+    play_episodes,
+    table,
+    write_evaluation,
+    write_tables,
+)
+from face_align_env.agents.evaluation.paper_tables import PROTOCOLS, paper_tables
+from face_align_env.agents.evaluation.rewards import reward_sheets
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import GEN_CASCADES, MEAN_CASCADES, RunFolder
+from face_align_env.pretrain.recipes import Data
+from rich.console import Console
+
+from face_align_env.aligner.aligner import FaceAligner
+from face_align_env.datasets import DatasetNotFoundError, FaceDataset, dataset_class, dataset_splits, load_dataset
+from face_align_env.initialization import GENInitializer
+from face_align_env.mdp import MAX_ITERATIONS
+from face_align_env.networks.cascade import MeanStart
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
+from face_align_env.networks.weights import load_weights
+from face_align_env.prepared import PreparedFaces
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What all splits of an evaluation have in common.
+
+    :param folder: of the run
+    :param config: of the run
+    :param data: what is measured on; its own splits are the run's test splits where ``own``
+    :param own: whether the run has learnt from this dataset
+    :param initializer: the run's GEN
+    :param training: lines about what its training faces lack of the protocol
+    :param device: where the networks run
+    :param seed: of the bootstrap intervals
+    :param console: where the tables go
+    """
+
+    folder: Path
+    config: RunConfig
+    data: Data
+    own: bool
+    initializer: GENInitializer
+    training: list[str]
+    device: str
+    seed: int
+    console: Console
+
+    @property
+    def source(self) -> str:
+        """What the run's rows are called beside the paper's."""
+        return "this run" if self.own else f"this run, trained on {self.config.data.dataset}"
+
+    @property
+    def settings(self) -> str:
+        """How the run was trained, for titles."""
+        return f"preset {self.config.preset}, seed {self.config.seed}{self.source.removeprefix('this run')}"
+
+    def name(self, kind: str, splits: Sequence[str]) -> str:
+        """Of a file: its kind, the dataset where it is not the run's, and splits."""
+        return "-".join([kind, *([] if self.own else [self.data.dataset]), *splits])
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A split that has been evaluated.
+
+    :param outcomes: its rows
+    :param num_faces: N
+    :param sheets: its tables
+    :param caveats: lines about what this copy of it lacks of the protocol
+    :param obstacle: see :func:`_obstacle`
+    """
+
+    outcomes: list[Outcome]
+    num_faces: int
+    sheets: list[Sheet]
+    caveats: list[str]
+    obstacle: str | None
+
+
+def evaluate(
+    folder: str | os.PathLike[str],
+    splits: Sequence[str] | None = None,
+    device: str = "cpu",
+    console: Console | None = None,
+    root: str | None = None,
+    on: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Measure every method of a run on test splits, and set the figures beside the paper's where it has some.
+
+    ``evaluation.json`` is that of the dataset's test split, ``tables.md`` that of all splits.
+
+    :param folder: the run's folder
+    :param splits: None: every split but the training split, without those that this copy of the dataset lacks
+    :param device: where the networks run
+    :param console: where the tables go
+    :param root: of the data, where it is not where the run found it
+    :param on: another dataset of the same landmarks; None: the run's own
+    :param seed: of the bootstrap intervals
+    :raises FileNotFoundError: it is no run's folder, it has no weights, or there is no data
+    :raises ValueError: the other dataset has no such landmarks
+    """
+    console = console or Console()
+    work = _begin_evaluation(Path(folder), root, on, device, seed, console)
+    dataset = work.data.dataset
+    measured: dict[str, _Measured] = {}
+    absent: DatasetNotFoundError | None = None
+    for split in splits or dataset_splits(dataset)[1:]:
+        try:
+            prepared = work.data.prepare(split, max_cached=2048)
+        except DatasetNotFoundError as error:
+            if splits:
+                raise
+            absent = error
+            console.print(f"Skipped {dataset} {split}: its data is not there (--split {split} says what is missing).")
+            continue
+        measured[split] = _evaluate_split(work, split, prepared)
+    if absent is not None and not measured:
+        raise absent
+    sheets = [sheet for found in measured.values() for sheet in found.sheets]
+    path = work.folder / f"{work.name('tables', splits or [])}.md"
+    heading = f"{work.folder.resolve().name} on {dataset}"
+    write_tables(path, heading, [*sheets, *_beside_the_paper(work, measured)])
+    console.print(f"Tables: {path}")
+
+
+def _begin_evaluation(
+    folder: Path, root: str | None, on: str | None, device: str, seed: int, console: Console
+) -> _Evaluation:
+    config = RunConfig.read(folder)
+    data = config.data
+    own = on is None or on == data.dataset
+    if not own:
+        assert on is not None
+        data = Data(on, root, GEN.load(RunFolder(folder).gen).num_landmarks)
+    elif root is not None:
+        data = replace(data, root=root)
+    initializer = GENInitializer(RunFolder(folder).gen, device)
+    training = _training_caveats(data if own else config.data)
+    return _Evaluation(folder, config, data, own, initializer, training, device, seed, console)
+
+
+def _evaluate_split(work: _Evaluation, split: str, prepared: PreparedFaces) -> _Measured:
+    """Measure all methods on a split; print its tables, write its figures and ``evaluation*.json``."""
+    outcomes = _measure(work, prepared)
+    test_split = dataset_class(work.data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
+    path = work.folder / f"{work.name('evaluation', [] if split == test_split else [split])}.json"
+    write_evaluation(path, prepared, work.config.seed, outcomes)
+    caveats = _caveats(prepared.dataset)
+    title = f"{work.data.dataset} {split}, {len(prepared)} faces, {work.settings}"
+    notes = [*caveats, *work.training]
+    shown = [
+        table(title, [outcome.row for outcome in outcomes], notes),
+        *filter(None, [occlusion_table(title, outcomes, prepared, notes)]),
+    ]
+    for sheet in shown:
+        work.console.print(sheet)
+    _print_what_rl_changed(work, outcomes)
+    figures = work.folder / "figures" / (split if work.own else f"{work.data.dataset}-{split}")
+    save_figures(outcomes, title, figures)
+    save_face_figures(outcomes, prepared, title, figures)
+    work.console.print(f"Results: {path}, figures: {figures}")
+    sheets = [*shown, *reward_sheets(title, outcomes)]
+    return _Measured(outcomes, len(prepared), sheets, caveats, _obstacle(prepared))
+
+
+def _print_what_rl_changed(work: _Evaluation, outcomes: Sequence[Outcome]) -> None:
+    by_name = {outcome.row.method: outcome for outcome in outcomes}
+    if "DCRN" in by_name and "LRN+Eq.3" in by_name:
+        changes = paired_differences(by_name["DCRN"], by_name["LRN+Eq.3"], work.seed)
+        parts = [f"{key} {mean:+.3f} ({low:+.3f} .. {high:+.3f})" for key, (mean, low, high) in changes.items()]
+        work.console.print(f"DCRN minus LRN+Eq.3, face by face: {', '.join(parts)}")
+
+
+def _beside_the_paper(work: _Evaluation, measured: Mapping[str, _Measured]) -> list[Sheet]:
+    """The paper's tables with the run's rows, printed; none where the figures do not compare."""
+    obstacle = next((found.obstacle for found in measured.values() if found.obstacle), None)
+    if obstacle:
+        work.console.print(f"The paper's tables are left out: {obstacle}.")
+        return []
+    counts = [f"{split} {found.num_faces:,} faces" for split, found in measured.items()]
+    lacking = [line for found in measured.values() for line in found.caveats]
+    notes = [f"this run: {work.data.dataset}, {', '.join(counts)}, {work.settings}", *lacking, *work.training]
+    outcomes = {split: found.outcomes for split, found in measured.items()}
+    sheets = paper_tables(work.data.dataset, outcomes, work.source, notes)
+    for sheet in sheets:
+        work.console.print(sheet)
+    return sheets
+
+
+def _measure(work: _Evaluation, prepared: PreparedFaces) -> list[Outcome]:
+    """Every method of a run on the faces of a split, and the episodes of those that have some."""
+    outcomes = []
+    for method, aligner in methods(work.folder, work.config, work.device):
+        outcome = evaluate_method(method, aligner, prepared, work.seed)
+        if method in ("LRN+Eq.3", "DCRN"):
+            assert aligner.lrn is not None
+            alpha_2 = work.config.alpha_2
+            outcome = outcome.with_episodes(play_episodes(aligner.lrn, prepared, work.initializer, alpha_2=alpha_2))
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _obstacle(prepared: PreparedFaces) -> str | None:
+    """Why the paper's figures on a dataset do not compare with those on these faces; None: nothing, or it has none."""
+    protocol = PROTOCOLS.get(prepared.dataset.name)
+    found = (prepared.scheme.num_landmarks, prepared.normalizer)
+    if protocol is None or found == (protocol.num_landmarks, protocol.normalizer):
+        return None
+    return (
+        f"they are of {protocol.num_landmarks} landmarks and the normaliser '{protocol.normalizer}', "
+        f"these figures of {found[0]} and '{found[1]}'"
+    )
+
+
+def _caveats(dataset: FaceDataset) -> list[str]:
+    """What the published protocol has and this copy of a split lacks, a line each."""
+    return [f"{part.name} {part.split}: {line}" for part in dataset.parts for line in part.missing()]
+
+
+def _training_caveats(data: Data) -> list[str]:
+    """The same of the faces that the run has learnt from; none where they are not at hand any more."""
+    try:
+        return _caveats(load_dataset(data.dataset, "train", data.root, data.landmarks, **(data.options or {})))
+    except DatasetNotFoundError:
+        return []
+
+
+def methods(folder: Path, config: RunConfig, device: str) -> Iterator[tuple[str, FaceAligner]]:
+    """The rows of Table 6 that the run has weights for, and ``LRN+Eq.3``: the pretrained LRN stopped by Eq. 3."""
+    gen = GEN.load(RunFolder(folder).gen)
+    yield "GEN", FaceAligner(gen, None, device=device)
+    for m in MEAN_CASCADES:
+        path = RunFolder(folder).cascade(m, from_mean=True)
+        if path.is_file():
+            notes: dict[str, Any] = load_weights(path, "lrn")[2]
+            start = MeanStart(torch.tensor(notes["mean_shape"]))
+            yield f"LRN-{m}", FaceAligner(start, LRN.load(path), alpha_2=None, max_iterations=m, device=device)
+    for m in GEN_CASCADES:
+        path = RunFolder(folder).cascade(m)
+        if path.is_file():
+            yield f"GEN-LRN{m}", FaceAligner(gen, LRN.load(path), None, m, device=device)
+    pretrained = RunFolder(folder).policy
+    if pretrained.is_file():
+        yield "LRN+Eq.3", FaceAligner(gen, LRN.load(pretrained), config.alpha_2, MAX_ITERATIONS, device=device)
+    agent = RunFolder(folder).agent
+    if agent.is_file():
+        yield "DCRN", FaceAligner(gen, LRN.load(agent), config.alpha_2, MAX_ITERATIONS, device=device)

@@ -1,0 +1,1 @@
+"""Studies of a trained run: ablations, accuracy against iterations, robustness, other aligners."""

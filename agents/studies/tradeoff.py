@@ -1,0 +1,353 @@
+"""``face-align tradeoff``: what an iteration buys. Accuracy over iterations, for Eq. 3 with many bounds alpha_2.
+
+The paper shows one point of that curve (Table 6). A network is rolled out once, for as long as any point needs it:
+where a bound would have stopped a face, and how good it was there, is read off afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from tqdm import tqdm
+
+matplotlib.use("Agg")  # no screen is needed
+import matplotlib.pyplot as plt
+from face_align_env.agents.evaluation.figures import style, write_figures
+from face_align_env.agents.evaluation.measure import Sheet, number, write_tables
+from face_align_env.agents.evaluation.run_evaluation import methods
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import GEN_CASCADE, POLICY_CASCADE
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from face_align_env.aligner.aligner import FaceAligner
+from face_align_env.datasets import dataset_class
+from face_align_env.files import write_json
+from face_align_env.mdp import MAX_ITERATIONS, is_terminal, nme
+from face_align_env.metrics import bootstrap_interval, failure_rate
+from face_align_env.networks.cascade import cascade
+from face_align_env.prepared import PreparedFaces
+
+ALPHAS = tuple(np.geomspace(0.5, 8, 13).round(2).tolist())  # pixels; Table 2 has 1.5, 2.0 and 3.0
+FIXED = ", fixed length"  # of a curve's name: Eq. 3 is not asked
+_NETWORKS = {"LRN+Eq.3": "LRN", "DCRN": "DCRN"}  # method of a run -> what its network is called without Eq. 3
+_LONG = f"GEN-LRN{GEN_CASCADE}"
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """A network on the faces of a split, with nothing that stops it.
+
+    :param errors: (T + 1, N) NME of x_0, ..., x_T, fractions
+    :param actions: (T, N, 2K) float32, the increments a_0, ..., a_{T-1}, pixels of the crop
+    """
+
+    errors: Floats
+    actions: npt.NDArray[np.float32]
+
+    def iterations(self, alpha_2: float) -> npt.NDArray[np.int64]:
+        """(N,) when Eq. 3 would have stopped each face under the paper's rule for testing (NME taken as 0)."""
+        terminal = is_terminal(0.0, self.actions, alpha_1=np.inf, alpha_2=alpha_2)
+        return np.where(terminal.any(axis=0), terminal.argmax(axis=0) + 1, len(terminal))
+
+    def errors_at(self, iterations: npt.NDArray[np.int64]) -> Floats:
+        """(N,) NME of each face after its number of iterations, fractions."""
+        return np.asarray(self.errors[iterations, np.arange(len(iterations))])
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method under one way to stop it.
+
+    :param curve: ``"LRN+Eq.3"`` and ``"DCRN"``, stopped by Eq. 3; ``"LRN, fixed length"`` and ``"DCRN, fixed length"``,
+        the same networks for a number of iterations; ``"GEN"``; ``"GEN-LRN8"``
+    :param alpha_2: Eq. 3's bound, pixels of the crop; None: a fixed length
+    :param own: whether it is the bound that the run was trained with
+    :param nme: mean NME, percent
+    :param nme_low: lower end of its 95 % bootstrap interval over faces, percent
+    :param nme_high: upper end, percent
+    :param failure_rate: faces with an NME above 0.1, percent
+    :param iterations: mean number of iterations of LRN
+    :param change: mean difference of NME to the curve's lowest, face by face, points of percent
+    :param change_low: lower end of its 95 % bootstrap interval
+    :param change_high: upper end
+    """
+
+    curve: str
+    alpha_2: float | None
+    own: bool
+    nme: float
+    nme_low: float
+    nme_high: float
+    failure_rate: float
+    iterations: float
+    change: float
+    change_low: float
+    change_high: float
+
+    @property
+    def setting(self) -> str:
+        """How it was stopped, in words."""
+        if self.alpha_2 is None:
+            return f"{self.iterations:g} iterations"
+        return f"alpha_2 = {self.alpha_2:g} pixels, {self.iterations:.2f} iterations"
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """What was measured.
+
+    :param points: in the order of the table
+    :param paths: the files that were written
+    """
+
+    points: tuple[Point, ...]
+    paths: tuple[Path, ...] = ()
+
+    def curve(self, name: str) -> list[Point]:
+        """The points of a curve, see :class:`Point`."""
+        return [point for point in self.points if point.curve == name]
+
+    @property
+    def curves(self) -> list[str]:
+        """The names of the curves of several points."""
+        names = dict.fromkeys(point.curve for point in self.points)
+        return [name for name in names if len(self.curve(name)) > 1]
+
+    def best(self, name: str) -> Point:
+        """The point of a curve with the lowest NME; of equal ones that with the fewest iterations."""
+        return min(self.curve(name), key=lambda point: (point.nme, point.iterations))
+
+    def cheapest(self, name: str) -> Point:
+        """The point of a curve with the fewest iterations among those that are not significantly worse than its best.
+
+        Significantly: the 95 % interval of the difference, face by face, lies above zero.
+        """
+        return min((p for p in self.curve(name) if p.change_low <= 0), key=lambda point: (point.iterations, point.nme))
+
+    def conclusions(self) -> list[str]:
+        """For each curve where its NME is lowest, and with how few iterations it is no worse than that."""
+        lines = []
+        for name in self.curves:
+            best, cheapest = self.best(name), self.cheapest(name)
+            lines.append(
+                f"{name}: the lowest NME is {best.nme:.2f} % ({best.setting}); the fewest iterations that are not "
+                f"significantly worse: {cheapest.nme:.2f} % ({cheapest.setting})"
+            )
+        return lines
+
+
+@torch.inference_mode()
+def roll_out(
+    aligners: Sequence[tuple[str, FaceAligner]], prepared: PreparedFaces, progress: bool = False
+) -> dict[str, Rollout]:
+    """Apply networks to every face of a split, each for its ``max_iterations``; their ``alpha_2`` is not asked.
+
+    :param aligners: names and methods, each with an LRN
+    :param prepared: the faces
+    :param progress: show a bar
+    :return: by name
+    """
+    errors: dict[str, list[Floats]] = {name: [] for name, _ in aligners}
+    actions: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name, _ in aligners}
+    batch = min(aligner.batch_size for _, aligner in aligners)
+    for start in tqdm(range(0, len(prepared), batch), desc="rolling out", disable=not progress, leave=False):
+        faces = slice(start, min(start + batch, len(prepared)))
+        crops = torch.from_numpy(np.stack([prepared.crop(i) for i in range(faces.start, faces.stop)]))
+        truth, d, counted = prepared.landmarks[faces], prepared.d[faces], prepared.counted[faces]
+        for name, aligner in aligners:
+            assert aligner.lrn is not None
+            images = crops.to(aligner.device)
+            x_0 = aligner.start(images)
+            steps = list(cascade(aligner.lrn, images, x_0, aligner.max_iterations, None, aligner.lrn.config.patch_size))
+            shapes = [x_0, *(step.landmarks for step in steps)]
+            errors[name].append(np.stack([nme(x.float().cpu().numpy(), truth, d, counted) for x in shapes]))
+            actions[name].append(torch.stack([step.actions for step in steps]).float().cpu().numpy())
+    return {name: Rollout(np.concatenate(errors[name], 1), np.concatenate(actions[name], 1)) for name in errors}
+
+
+def measure(
+    rollouts: dict[str, Rollout], alphas: Sequence[float] = ALPHAS, own: float | None = None, seed: int = 0
+) -> Tradeoff:
+    """The figures of all points.
+
+    :param rollouts: of ``"LRN+Eq.3"``, ``"DCRN"`` and ``"GEN-LRN8"``, or of some of them, see :func:`roll_out`
+    :param alphas: bounds to try, pixels of the crop
+    :param own: the bound that the run was trained with, tried too
+    :param seed: of the bootstrap intervals
+    :raises ValueError: a bound that is not positive
+    """
+    bounds = sorted({*alphas, *([] if own is None else [own])})
+    if not bounds or not 0 < bounds[0] <= bounds[-1] < np.inf:
+        raise ValueError(f"alpha_2 must be positive, in pixels of the crop; got {', '.join(map(str, bounds))}.")
+    points: list[Point] = []
+
+    def add(
+        curve: str, settings: Sequence[float | None], errors: Sequence[Floats], iterations: Sequence[float]
+    ) -> None:
+        best = errors[int(np.argmin([values.mean() for values in errors]))]
+        for alpha_2, values, steps in zip(settings, errors, iterations, strict=True):
+            low, high = bootstrap_interval(values, seed=seed)
+            change = values - best
+            change_low, change_high = bootstrap_interval(change, seed=seed)
+            figures = [values.mean(), low, high, failure_rate(values), change.mean(), change_low, change_high]
+            mean, low, high, failures, *difference = (100 * float(figure) for figure in figures)
+            is_own = alpha_2 is not None and alpha_2 == own
+            points.append(Point(curve, alpha_2, is_own, mean, low, high, failures, steps, *difference))
+
+    first = next(iter(rollouts.values()))
+    add("GEN", [None], [first.errors[0]], [0.0])
+    dynamic = {name: rollout for name, rollout in rollouts.items() if name in _NETWORKS}
+    for name, rollout in dynamic.items():
+        stopped = [rollout.iterations(alpha_2) for alpha_2 in bounds]
+        errors = [rollout.errors_at(iterations) for iterations in stopped]
+        add(name, bounds, errors, [float(iterations.mean()) for iterations in stopped])
+    for name, rollout in dynamic.items():
+        lengths = range(1, len(rollout.errors))
+        add(
+            _NETWORKS[name] + FIXED, [None] * len(lengths), [rollout.errors[m] for m in lengths], [*map(float, lengths)]
+        )
+    if _LONG in rollouts:
+        add(_LONG, [None], [rollouts[_LONG].errors[GEN_CASCADE]], [float(GEN_CASCADE)])
+    return Tradeoff(tuple(points))
+
+
+def sheet(tradeoff: Tradeoff, title: str, notes: Sequence[str] = ()) -> Sheet:
+    """All points as a table.
+
+    :param tradeoff: what was measured
+    :param title: above it
+    :param notes: under it
+    """
+
+    def line(point: Point) -> tuple[str, ...]:
+        bound = "" if point.alpha_2 is None else f"{point.alpha_2:g}{' (the run)' if point.own else ''}"
+        alone = len(tradeoff.curve(point.curve)) == 1
+        change = "" if alone else f"{point.change:+.3f} ({point.change_low:+.3f} .. {point.change_high:+.3f})"
+        interval = f"{point.nme_low:.2f} .. {point.nme_high:.2f}"
+        cells = (number(point.iterations), number(point.nme), interval, number(point.failure_rate, 1))
+        return point.curve, bound, *cells, change
+
+    columns = ("method", "alpha_2", "iterations", "NME %", "95 % interval", "failures %", "NME: to the curve's lowest")
+    return Sheet(title, columns, tuple(map(line, tradeoff.points)), (*tradeoff.conclusions(), *notes))
+
+
+def tradeoff_figure(tradeoff: Tradeoff, title: str) -> Figure:
+    """The mean NME over the mean number of iterations: on the left all points, on the right closer.
+
+    A curve is Eq. 3 with one bound after the other, its star the run's own; dotted: the same network for a fixed number
+    of iterations. The bars are 95 % intervals over faces, which all curves share: whether two points of a curve differ
+    is said by the differences in the table.
+    """
+    figure, (whole, close) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    for name in tradeoff.curves:
+        _draw_curve(whole, name, tradeoff.curve(name), bars=True)
+        _draw_curve(close, name, tradeoff.curve(name), bars=False)
+    for point in (p for p in tradeoff.points if p.curve in ("GEN", _LONG)):
+        look = {"color": style(point.curve)["color"], "marker": "s", "linestyle": "none", "label": point.curve}
+        whole.errorbar([point.iterations], [point.nme], yerr=_bars([point]), capsize=3, **look)
+        close.plot(point.iterations, point.nme, **look)
+    dynamic = [point for point in tradeoff.points if point.alpha_2 is not None]
+    for point in dynamic:
+        place = (3, 4) if point.curve == "DCRN" else (3, -9)
+        text = f"{point.alpha_2:g}"
+        close.annotate(text, (point.iterations, point.nme), place, textcoords="offset points", size=6)
+    fewest, most = min(p.iterations for p in dynamic), max(p.iterations for p in dynamic)
+    shown = [p.nme for p in tradeoff.points if p.curve in tradeoff.curves and fewest <= p.iterations <= most]
+    for set_limits, low, high in ((close.set_xlim, fewest, most), (close.set_ylim, min(shown), max(shown))):
+        margin = 0.08 * (high - low) or 0.1
+        set_limits(low - margin, high + margin)
+    for axes in (whole, close):
+        axes.set(xlabel="mean iterations", ylabel="mean NME, %")
+        axes.grid(alpha=0.3)
+    whole.set_title("with 95 % intervals over faces", fontsize=9)
+    close.set_title("closer; the numbers are alpha_2, pixels", fontsize=9)
+    whole.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _draw_curve(axes: Axes, name: str, points: Sequence[Point], bars: bool) -> None:
+    fixed = name.endswith(FIXED)
+    method = {network + FIXED: method for method, network in _NETWORKS.items()}.get(name, name)
+    look = {**style(method), "label": name, **({"linestyle": ":", "marker": "x"} if fixed else {"marker": "o"})}
+    x, y = [point.iterations for point in points], [point.nme for point in points]
+    axes.errorbar(x, y, _bars(points) if bars and not fixed else None, markersize=4, elinewidth=0.5, alpha=0.8, **look)
+    for point in points:
+        if point.own:
+            axes.plot(point.iterations, point.nme, marker="*", markersize=13, color=look["color"], markeredgecolor="k")
+
+
+def _bars(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    """Lengths of error bars, downwards and upwards."""
+    return [p.nme - p.nme_low for p in points], [p.nme_high - p.nme for p in points]
+
+
+def run_tradeoff(
+    folder: str | os.PathLike[str],
+    split: str | None = None,
+    alphas: Sequence[float] | None = None,
+    root: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    console: Console | None = None,
+) -> Tradeoff:
+    """Measure the networks of a run under many bounds, and write ``tradeoff.json``, ``.md`` and ``figures/*.png``.
+
+    :param folder: the run's folder; the files of another split than the test split have its name
+    :param split: None: the dataset's test split
+    :param alphas: bounds to try beside the run's own, pixels of the crop; None: :data:`ALPHAS`
+    :param root: of the data, where it is not where the run found it
+    :param device: where the networks run
+    :param seed: of the bootstrap intervals
+    :param console: where the table goes
+    :return: the points and the files
+    :raises FileNotFoundError: it is no run's folder, it has neither the pretrained LRN nor DCRN, or there is no data
+    :raises ValueError: a bound that is not positive
+    """
+    console = console or Console()
+    folder = Path(folder)
+    config = RunConfig.read(folder)
+    data = config.data if root is None else replace(config.data, root=root)
+    default = dataset_class(data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
+    split = split or default
+    aligners = [(name, aligner) for name, aligner in methods(folder, config, device) if name in (*_NETWORKS, _LONG)]
+    if not any(name in _NETWORKS for name, _ in aligners):
+        raise FileNotFoundError(f"'{folder}' has neither a pretrained LRN nor DCRN. Train them: face-align run")
+    prepared = data.prepare(split)
+    own = prepared.dataset.alpha_2 if config.alpha_2 is None else config.alpha_2
+    measured = measure(roll_out(aligners, prepared, console.is_terminal), alphas or ALPHAS, own, seed)
+    title = f"{data.dataset} {split}, {len(prepared)} faces, preset {config.preset}, seed {config.seed}"
+    notes = [
+        "NME: to the curve's lowest: face by face, with 95 % bootstrap intervals",
+        f"Eq. 3 with NME taken as 0, at most {MAX_ITERATIONS} iterations; LRN: the cascade of {POLICY_CASCADE} that "
+        "DCRN starts from",
+        "a bound that is chosen by these faces is to be reported on others",
+    ]
+    suffix = "" if split == default else f"-{split}"
+    table = sheet(measured, title, notes)
+    console.print(table)
+    document = {
+        "dataset": prepared.dataset.name,
+        "split": split,
+        "num_faces": len(prepared),
+        "seed": seed,
+        "alpha_2": own,
+        "conclusions": measured.conclusions(),
+        "points": [asdict(point) for point in measured.points],
+    }
+    paths = [folder / f"tradeoff{suffix}.json", folder / f"tradeoff{suffix}.md"]
+    write_json(paths[0], document)
+    write_tables(paths[1], f"{folder.resolve().name}: accuracy and iterations", [table])
+    paths += write_figures({f"tradeoff{suffix}": tradeoff_figure(measured, title)}, folder / "figures")
+    return replace(measured, paths=tuple(paths))

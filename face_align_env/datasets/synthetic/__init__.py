@@ -1,0 +1,1 @@
+"""The embedded dataset: faces drawn from a parametric 3D head."""

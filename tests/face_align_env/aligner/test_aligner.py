@@ -1,0 +1,284 @@
+"""FaceAligner: the episode of the environment, on photos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from writers.release import card_of, micro_gen, write_bundle
+
+from face_align_env import released
+from face_align_env.aligner.aligner import FaceAligner, draw_alignments
+from face_align_env.crops import crop_transform, cut, invert_transform, transform_points
+from face_align_env.datasets import FaceDataset
+from face_align_env.datasets.base import BadFaceError
+from face_align_env.networks.cascade import MeanStart, cascade
+from face_align_env.networks.gen import GEN, GENConfig
+from face_align_env.networks.lrn import LRN
+from face_align_env.prepared import PreparedFaces
+from face_align_env.released import load_networks
+
+
+@pytest.fixture
+def lively(new_lrn: Callable[..., LRN]) -> LRN:
+    return new_lrn(gain=3.0)
+
+
+@pytest.fixture
+def gen(mean_shape: np.ndarray) -> GEN:
+    torch.manual_seed(0)
+    return GEN(GENConfig(input_size=16, width=4, hidden=16), mean_shape)
+
+
+@pytest.fixture
+def faces(toy_dataset: Any) -> PreparedFaces:
+    return PreparedFaces(toy_dataset("test", size=8))
+
+
+@pytest.fixture
+def crops(faces: PreparedFaces) -> np.ndarray:
+    return np.stack([faces.crop(i) for i in range(len(faces))])
+
+
+def lengths(trajectory: np.ndarray) -> np.ndarray:
+    """(..., T) mean L1 length of a landmark's increment at each iteration."""
+    return np.abs(np.diff(trajectory, axis=-3)).sum(-1).mean(-1)
+
+
+def mid_alpha(gen: GEN, lrn: LRN, crops: np.ndarray) -> float:
+    """A bound that stops some faces early, some later."""
+    trajectories, _ = FaceAligner(gen, lrn, None, 10).align_crops(crops)
+    return float(np.median(lengths(trajectories)[:, :3].min(axis=1)))
+
+
+def test_eq_3_stops_each_face_by_itself(gen: GEN, lively: LRN, crops: np.ndarray) -> None:
+    alpha_2 = mid_alpha(gen, lively, crops)
+    trajectories, iterations = FaceAligner(gen, lively, alpha_2, max_iterations=6).align_crops(crops)
+    assert trajectories.shape == (8, 7, 68, 2)
+    assert iterations.min() < iterations.max() <= 6, "faces differ"
+    for trajectory, n in zip(trajectories, iterations.tolist(), strict=True):
+        steps = lengths(trajectory)
+        assert (steps[: n - 1] >= alpha_2).all()
+        assert steps[n - 1] < alpha_2 or n == 6
+        np.testing.assert_array_equal(trajectory[n:], np.broadcast_to(trajectory[n], trajectory[n:].shape))
+
+
+@pytest.mark.parametrize(("alpha_2", "expected"), [(None, 4), (1e9, 1), (1e-9, 4)])
+def test_the_bound_decides_how_long(gen: GEN, lively: LRN, crops: np.ndarray, alpha_2: Any, expected: int) -> None:
+    _, iterations = FaceAligner(gen, lively, alpha_2, max_iterations=4).align_crops(crops)
+    assert iterations.tolist() == [expected] * 8
+
+
+def test_without_lrn_the_start_is_the_answer(gen: GEN, crops: np.ndarray) -> None:
+    trajectories, iterations = FaceAligner(gen, None).align_crops(crops)
+    assert trajectories.shape == (8, 1, 68, 2)
+    assert not iterations.any()
+    with torch.no_grad():
+        np.testing.assert_allclose(trajectories[:, 0], gen(torch.from_numpy(crops)), atol=1e-4)
+
+
+@pytest.fixture
+def normalised(mean_shape: np.ndarray, crops: np.ndarray) -> GEN:
+    """A GEN with batch normalisation whose running means have moved."""
+    torch.manual_seed(0)
+    gen = GEN(GENConfig(input_size=32, width=4, hidden=16, batch_norm=True, dropout=0.2), mean_shape).train()
+    with torch.no_grad():
+        gen(torch.from_numpy(crops))
+    return gen
+
+
+def test_the_fast_form_of_the_networks_aligns_as_they_do(normalised: GEN, lively: LRN, crops: np.ndarray) -> None:
+    trajectories, _ = FaceAligner(normalised, lively, None, max_iterations=3).align_crops(crops)
+    with torch.no_grad():
+        images = torch.from_numpy(crops)
+        x_0 = normalised.eval()(images)
+        shapes = [x_0, *(step.landmarks for step in cascade(lively, images, x_0, 3))]
+    np.testing.assert_allclose(trajectories, torch.stack(shapes, 1).numpy(), rtol=0, atol=0.01)
+
+
+def test_the_networks_stay_as_they_are(normalised: GEN, lively: LRN, crops: np.ndarray) -> None:
+    aligner = FaceAligner(normalised, lively, dtype=torch.bfloat16)
+    before, _ = aligner.align_crops(crops)
+    assert normalised.training
+    for network in (normalised, lively):
+        assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+        assert all(parameter.requires_grad for parameter in network.parameters())
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.zero_()
+    np.testing.assert_array_equal(aligner.align_crops(crops)[0], before, err_msg="an aligner has its own copies")
+
+
+def test_bfloat16_moves_landmarks_by_less_than_a_pixel(normalised: GEN, lively: LRN, crops: np.ndarray) -> None:
+    exact, _ = FaceAligner(normalised, lively, None, max_iterations=3).align_crops(crops)
+    rounded, _ = FaceAligner(normalised, lively, None, max_iterations=3, dtype=torch.bfloat16).align_crops(crops)
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 1
+
+
+def test_the_mean_shape_is_not_rounded(lively: LRN, crops: np.ndarray, mean_shape: np.ndarray) -> None:
+    start = MeanStart(torch.from_numpy(mean_shape))
+    trajectories, _ = FaceAligner(start, lively, dtype=torch.bfloat16).align_crops(crops)
+    np.testing.assert_array_equal(trajectories[:, 0], np.broadcast_to(mean_shape, (8, 68, 2)))
+
+
+def test_faces_are_aligned_alike_one_by_one_and_together(gen: GEN, lively: LRN, crops: np.ndarray) -> None:
+    alpha_2 = mid_alpha(gen, lively, crops) + 0.013
+    together, iterations = FaceAligner(gen, lively, alpha_2).align_crops(crops)
+    for batch_size in (1, 3):
+        apart, others = FaceAligner(gen, lively, alpha_2, batch_size=batch_size).align_crops(crops)
+        np.testing.assert_array_equal(others, iterations)
+        np.testing.assert_allclose(apart, together, atol=1e-3)
+
+
+def test_it_plays_the_episodes_of_the_environment(
+    toy_env: Any, lively: LRN, crops: np.ndarray, mean_shape: np.ndarray
+) -> None:
+    start = MeanStart(torch.from_numpy(mean_shape))
+    alpha_2 = mid_alpha(start, lively, crops) + 0.013  # type: ignore[arg-type]
+    trajectories, iterations = FaceAligner(start, lively, alpha_2, max_iterations=5).align_crops(crops)
+    assert len(set(iterations.tolist())) > 1
+    env = toy_env(True, "test", termination="blind", alpha_2=alpha_2, max_iterations=5)
+    for i in range(6):  # toy_env has six of the eight faces
+        observation, info = env.reset(options={"index": i})
+        over = False
+        while not over:
+            with torch.inference_mode():
+                a, d = lively(*(torch.from_numpy(observation[key])[None] for key in ("patches", "history")))
+            observation, _, terminated, truncated, info = env.step(torch.cat([a, d], 1)[0].numpy())
+            over = terminated or truncated
+            np.testing.assert_allclose(info["landmarks"], trajectories[i, info["iterations"]], atol=1e-3)
+        assert info["iterations"] == iterations[i]
+
+
+def test_landmarks_are_pixels_of_the_photo(toy_dataset: Any, gen: GEN, lively: LRN) -> None:
+    dataset: FaceDataset = toy_dataset("test")
+    face = dataset[0]
+    shifted = face.box + np.float32([-6, 4, 10, 12])
+    aligner = FaceAligner(gen, lively, None, max_iterations=3, margin=0.2)
+    alignments = aligner(face.image, [face.box, shifted])
+    for box, alignment in zip([face.box, shifted], alignments, strict=True):
+        matrix = crop_transform(box, 0.2)
+        (trajectory,), _ = aligner.align_crops(cut(face.image, matrix)[None])
+        photo = np.stack([transform_points(invert_transform(matrix), shape) for shape in trajectory])
+        np.testing.assert_allclose(alignment.trajectory, photo, atol=1e-3)
+        np.testing.assert_array_equal(alignment.landmarks, alignment.trajectory[-1])
+        assert alignment.iterations == 3
+        assert len(alignment.trajectory) == 4
+        assert alignment.landmarks.dtype == np.float32
+        np.testing.assert_array_equal(alignment.box, box)
+        centre = alignment.landmarks.mean(0)
+        assert (box[:2] < centre).all()
+        assert (centre < box[2:]).all()
+
+
+def test_a_trajectory_has_one_shape_more_than_iterations(
+    toy_dataset: Any, gen: GEN, lively: LRN, crops: np.ndarray
+) -> None:
+    face = toy_dataset("test")[1]
+    boxes = [face.box + np.float32(shift) for shift in range(0, 12, 2)]
+    aligner = FaceAligner(gen, lively, mid_alpha(gen, lively, crops))
+    alignments = aligner(face.image, boxes)
+    assert len(alignments) == len(boxes)
+    for alignment in alignments:
+        assert 1 <= alignment.iterations <= 10
+        assert alignment.trajectory.shape == (alignment.iterations + 1, 68, 2)
+
+
+def test_images_may_be_files(toy_dataset: Any, gen: GEN, lively: LRN, tmp_path: Path) -> None:
+    face = toy_dataset("test")[0]
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), face.image[:, :, ::-1])
+    aligner = FaceAligner(gen, lively)
+    (from_file,), (from_array,) = aligner(path, face.box), aligner(face.image, face.box)
+    np.testing.assert_array_equal(from_file.landmarks, from_array.landmarks)
+
+
+@pytest.mark.parametrize("boxes", [[], np.zeros((0, 4))], ids=["list", "array"])
+def test_no_boxes_no_faces(toy_dataset: Any, gen: GEN, lively: LRN, boxes: Any) -> None:
+    assert FaceAligner(gen, lively)(toy_dataset("test").image(0), boxes) == []
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([1000, 1000, 1100, 1100], "outside the image"),
+        ([50, 50, 50, 90], "x0 < x1"),
+        ([50, 50, float("nan"), 90], "Expected a box"),
+    ],
+)
+def test_boxes_that_cannot_be_are_errors(toy_dataset: Any, gen: GEN, lively: LRN, box: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FaceAligner(gen, lively)(toy_dataset("test").image(0), [box])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((0, 9, 3), np.uint8), np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3))],
+    ids=["empty", "grey", "float"],
+)
+def test_images_that_cannot_be_are_errors(gen: GEN, lively: LRN, image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"non-empty .* uint8 RGB image"):
+        FaceAligner(gen, lively)(image, [0, 0, 5, 5])
+
+
+def test_a_missing_file_is_named(gen: GEN, lively: LRN, tmp_path: Path) -> None:
+    with pytest.raises(BadFaceError, match=r"nowhere\.jpg"):
+        FaceAligner(gen, lively)(tmp_path / "nowhere.jpg", [0, 0, 5, 5])
+
+
+def test_networks_of_two_schemes_are_an_error(gen: GEN, new_lrn: Callable[..., LRN]) -> None:
+    with pytest.raises(ValueError, match="x_0 has 68 landmarks, LRN 29"):
+        FaceAligner(gen, new_lrn(num_landmarks=29))
+
+
+def test_released_weights_give_their_aligner(
+    lively: LRN, crops: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(released, "FOLDER", tmp_path)
+    with pytest.raises(ValueError, match="no released weights '300w-68'"):
+        FaceAligner.from_pretrained()
+    path, gen = tmp_path / "300w-68.safetensors", micro_gen()
+    write_bundle(path, gen, lively)
+    path.with_suffix(".json").write_text(json.dumps(card_of(path, gen, lively, alpha_2=2.5, margin=0.3)))
+    aligner = FaceAligner.from_pretrained("300w-68", dtype=torch.bfloat16)
+    assert (aligner.alpha_2, aligner.margin) == (2.5, 0.3)
+    assert {parameter.dtype for parameter in aligner.start.parameters()} == {torch.bfloat16}
+    networks = load_networks(released.find_release("300w-68"))
+    expected = FaceAligner(*networks, alpha_2=2.5, margin=0.3).align_crops(crops)
+    np.testing.assert_array_equal(FaceAligner.from_pretrained().align_crops(crops)[0], expected[0])
+
+
+def test_without_boxes_the_faces_are_detected(
+    toy_dataset: Any, gen: GEN, lively: LRN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    face = toy_dataset("test")[0]
+    aligner = FaceAligner(gen, lively)
+    monkeypatch.setattr("face_align_env.aligner.aligner.detect_faces", lambda image: np.stack([face.box, face.box + 5]))
+    detected, given = aligner(face.image), aligner(face.image, [face.box, face.box + 5])
+    assert len(detected) == 2
+    for one, other in zip(detected, given, strict=True):
+        np.testing.assert_array_equal(one.landmarks, other.landmarks)
+        np.testing.assert_array_equal(one.box, other.box)
+
+
+def test_a_photo_without_faces_gives_none(gen: GEN, lively: LRN) -> None:
+    assert FaceAligner(gen, lively)(np.full((200, 300, 3), 128, np.uint8)) == []
+
+
+def test_drawing_marks_the_landmarks_on_a_copy(toy_dataset: Any, gen: GEN, lively: LRN) -> None:
+    face = toy_dataset("test")[0]
+    before = face.image.copy()
+    (alignment,) = FaceAligner(gen, None)(face.image, face.box)
+    picture = draw_alignments(face.image, [alignment])
+    np.testing.assert_array_equal(face.image, before)
+    rows, columns = np.nonzero((picture != before).any(-1))
+    drawn = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
+    expected = np.concatenate([alignment.landmarks.min(0), alignment.landmarks.max(0)])
+    np.testing.assert_allclose(drawn, expected, atol=5)
