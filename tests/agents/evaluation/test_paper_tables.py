@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.agents import run as runs
+from face_align_env.agents.evaluation import run_evaluation as runs
 from face_align_env.agents.evaluation.measure import Outcome, Row, Sheet
 from face_align_env.agents.evaluation.paper_tables import QUOTED, TABLES, fill, paper_tables
 from face_align_env.agents.evaluation.run_evaluation import evaluate
