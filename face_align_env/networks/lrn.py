@@ -46,8 +46,6 @@ class LRNConfig:
 
 
 # "mdm" follows the patch encoder of MDM [7]; the others stride early, which a CPU notices more than the NME does.
-# One iteration of "compact" is 0.07 GFLOP (33 M multiplications) a face, a third of "paper"'s; on two cores of an AMD
-# EPYC (Zen 4) in float32 it takes 2.2 ms for one face and 0.9 ms a face for 64, where "paper" takes 3.0 and 2.1.
 PRESETS = {
     "mdm": LRNConfig(),
     "paper": LRNConfig(encoder=((32, 5, 3, 1), (64, 3, 1, 1), (64, 3, 2, 1)), bottleneck=32),
@@ -98,12 +96,12 @@ class LRNTrunk(nn.Module):
                 layers.append(nn.MaxPool2d(pool))
                 side //= pool
         layers.append(nn.Flatten())
-        code = channels * side * side
+        features = channels * side * side
         if config.bottleneck:
-            layers += [nn.Linear(code, config.bottleneck), nn.ReLU(inplace=True)]
-            code = config.bottleneck
+            layers += [nn.Linear(features, config.bottleneck), nn.ReLU(inplace=True)]
+            features = config.bottleneck
         self.encoder = nn.Sequential(*layers)
-        self.recurrent = nn.Linear(config.num_landmarks * code + config.hidden, config.hidden)
+        self.recurrent = nn.Linear(config.num_landmarks * features + config.hidden, config.hidden)
 
     def forward(self, patches: Tensor, history: Tensor) -> Tensor:
         """d_{t+1}.
@@ -115,15 +113,15 @@ class LRNTrunk(nn.Module):
         return self.remember(self.encode(patches), history)
 
     def encode(self, patches: Tensor) -> Tensor:
-        """(N, K code) what is kept of the patches (N, K, P, P, 3)."""
+        """(N, K F) features of the patches (N, K, P, P, 3), F for each of them."""
         # (N K, 3, P, P) in channels-last memory: the patches' own order, nothing is moved
         images = patches.flatten(0, 1).permute(0, 3, 1, 2)
         return self.encoder(images).view(len(patches), -1)
 
-    def remember(self, codes: Tensor, history: Tensor) -> Tensor:
-        """(N, 512) d_{t+1} from the codes of the patches and (N, 512) d_t."""
-        # d_t is kept in float32, whatever type the weights (and with them the codes) have.
-        return torch.tanh(self.recurrent(torch.cat([codes, history.to(codes.dtype)], dim=1)))
+    def remember(self, patch_features: Tensor, history: Tensor) -> Tensor:
+        """(N, 512) d_{t+1} from the features of the patches and (N, 512) d_t."""
+        # d_t is kept in float32, whatever type the weights (and with them the features) have.
+        return torch.tanh(self.recurrent(torch.cat([patch_features, history.to(patch_features.dtype)], dim=1)))
 
 
 class LRN(nn.Module):
@@ -151,12 +149,12 @@ class LRN(nn.Module):
         :param history: (N, 512) d_t
         :return: a_t (N, 2K) in pixels of the crop, and d_{t+1} (N, 512)
         """
-        following = self.trunk(patches, history)
-        return self.increment(following), following.float()
+        next_hidden = self.trunk(patches, history)
+        return self.increment(next_hidden), next_hidden.float()
 
-    def increment(self, following: Tensor) -> Tensor:
+    def increment(self, next_hidden: Tensor) -> Tensor:
         """(N, 2K) a_t in pixels, from (N, 512) d_{t+1}."""
-        return self.config.action_limit * torch.tanh(self.action(following).float())
+        return self.config.action_limit * torch.tanh(self.action(next_hidden).float())
 
     def save(self, path: str | os.PathLike[str], notes: dict[str, Any] | None = None, half: bool = False) -> None:
         """Write the weights; see :func:`~face_align_env.networks.weights.save_weights`."""
