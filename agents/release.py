@@ -153,8 +153,9 @@ def describe_recipe(config: RunConfig) -> str:
         f"GEN '{chosen.gen}', {gen.epochs} epochs with Eq. 1; LRN '{chosen.lrn}', {lrn.epochs} epochs as a cascade "
         f"that starts from GEN; DCRN '{agent.preset}', {agent.timesteps:,} transitions of DDPG. Precision of the "
         f"supervised part: {config.precision or 'default of the device'}. "
-        f"{_changed('Random views', config.augmentation)}{_changed('Moves of x_0', config.jitter)}The release has "
-        "parameters in float16; the metrics were measured before that rounding."
+        f"{_changed('Random views', config.augmentation)}{_changed('Moves of x_0', config.jitter)}"
+        f"{_changed('Visited states', config.visited)}The release has parameters in float16; the metrics were "
+        "measured before that rounding."
     )
 
 
@@ -179,6 +180,7 @@ def describe_command(config: RunConfig, train: FaceDataset) -> str:
     words += _pairs("--env", config.environment)
     words += _pairs("--augmentation", config.augmentation)
     words += _pairs("--jitter", config.jitter)
+    words += _pairs("--visited", config.visited)
     return shlex.join(words)
 
 

@@ -92,6 +92,7 @@ def run(
                 stage.iterations,
                 config.views,
                 jitter=config.start_jitter,
+                visited=config.visited_states if stage.from_gen else None,
             )
     if not place.gen.is_file():
         console.print(f"{len(wanted) + 1}/{len(wanted) + 1} evaluate: stage gen comes first")

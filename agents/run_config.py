@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from face_align_env.agents.dcrn.training import AgentConfig
-from face_align_env.pretrain.objectives import StartJitter
+from face_align_env.pretrain.objectives import StartJitter, VisitedStates
 from face_align_env.pretrain.recipes import Data
 from face_align_env.pretrain.settings import settle
 
@@ -33,6 +33,8 @@ class RunConfig:
         :class:`~face_align_env.augmentation.Augmentation`'s
     :param jitter: how GEN's x_0 is moved for the cascades, where that differs from
         :class:`~face_align_env.pretrain.objectives.StartJitter`
+    :param visited: where the trained iterations of the cascades that start from GEN begin, where that differs from
+        :class:`~face_align_env.pretrain.objectives.VisitedStates`
     """
 
     data: Data = field(default_factory=Data)
@@ -46,6 +48,7 @@ class RunConfig:
     environment: dict[str, Any] | None = None
     augmentation: dict[str, float] | None = None
     jitter: dict[str, float] | None = None
+    visited: dict[str, Any] | None = None
 
     @property
     def views(self) -> Augmentation:
@@ -56,6 +59,11 @@ class RunConfig:
     def start_jitter(self) -> StartJitter:
         """How x_0 is moved for the cascades that start from GEN."""
         return StartJitter(**(self.jitter or {}))
+
+    @property
+    def visited_states(self) -> VisitedStates:
+        """Where the trained iterations of the cascades that start from GEN begin."""
+        return VisitedStates(**(self.visited or {}))
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> RunConfig:

@@ -11,7 +11,7 @@ from face_align_env.pretrain.faces import Batch
 from torch import Tensor, nn
 
 from face_align_env.crops import CROP_SIZE
-from face_align_env.mdp import nme
+from face_align_env.mdp import HISTORY_SIZE, nme
 from face_align_env.networks.cascade import MeanStart, cascade
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
@@ -77,6 +77,33 @@ class StartJitter:
         return centre + turned + (self.shift * CROP_SIZE) * draw[:, None, 2:]
 
 
+@dataclass(frozen=True)
+class VisitedStates:
+    """How far faces have come when the trained iterations begin.
+
+    A cascade that is trained on its first m states knows no other: iterated further, it ruins what it has found.
+    Therefore a share of the faces is first rolled forward without gradient, x_t and d_t alike, and the m trained
+    iterations begin at the states that the network itself visits (as in DAgger, Ross et al. 2011).
+
+    :param share: fraction of the faces that are rolled forward; 0: none
+    :param depth: each of them by 1 to so many iterations, all equally likely
+    """
+
+    share: float = 0.6
+    depth: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share must be a fraction from 0 to 1, got {self.share}.")
+        if self.depth < 1 or self.depth != int(self.depth):
+            raise ValueError(f"depth must be a whole number of iterations, at least 1, got {self.depth}.")
+
+    def lengths(self, num_faces: int) -> Tensor:
+        """(N,) int64 iterations of each face, on the host; draws from torch's global generator."""
+        rolled = torch.rand(num_faces) < self.share
+        return torch.where(rolled, torch.randint(1, int(self.depth) + 1, (num_faces,)), 0)
+
+
 class CascadeObjective(Objective):
     """Sum over m iterations of NME(x_t): cascaded regression with a fixed number of iterations (section 3.2).
 
@@ -84,15 +111,24 @@ class CascadeObjective(Objective):
     :param start: gives x_0; it stays as it is, on the device where it is
     :param iterations: m
     :param jitter: noise on x_0 in training; None: none
+    :param visited: where the m iterations begin in training; None: at x_0
     """
 
-    def __init__(self, lrn: LRN, start: GEN | MeanStart, iterations: int, jitter: StartJitter | None = None) -> None:
+    def __init__(
+        self,
+        lrn: LRN,
+        start: GEN | MeanStart,
+        iterations: int,
+        jitter: StartJitter | None = None,
+        visited: VisitedStates | None = None,
+    ) -> None:
         super().__init__()
         if iterations < 1:
             raise ValueError(f"A cascade needs at least one iteration, got {iterations}.")
         self.network: LRN = lrn
         self.iterations = iterations
         self.jitter = jitter
+        self.visited = visited
         # In a list it is no sub-module: neither trained nor checkpointed here, and always in evaluation mode.
         self._start = [start.eval().requires_grad_(False)]
 
@@ -101,10 +137,20 @@ class CascadeObjective(Objective):
         with torch.no_grad():
             return self._start[0](crops)
 
-    def shapes(self, crops: Tensor, x_0: Tensor) -> list[Tensor]:
-        """x_1 .. x_m, each (N, K, 2)."""
-        size = self.network.config.patch_size
-        return [step.landmarks for step in cascade(self.network, crops, x_0, self.iterations, patch_size=size)]
+    def shapes(self, crops: Tensor, x_0: Tensor, history: Tensor | None = None) -> list[Tensor]:
+        """x_1 .. x_m, each (N, K, 2), from x_0 and d_0 (None: zeros)."""
+        steps = cascade(
+            self.network, crops, x_0, self.iterations, patch_size=self.network.config.patch_size, history=history
+        )
+        return [step.landmarks for step in steps]
+
+    @torch.no_grad()
+    def visit(self, crops: Tensor, x_0: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """States that the cascade visits: (N, K, 2) x_t and (N, 512) d_t after (N,) ``lengths`` iterations each."""
+        x, history = x_0.clone(), x_0.new_zeros(len(x_0), HISTORY_SIZE)
+        for step in cascade(self.network, crops, x_0, lengths, patch_size=self.network.config.patch_size):
+            x[step.faces], history[step.faces] = step.landmarks, step.history
+        return x, history
 
     def predict(self, crops: Tensor) -> Tensor:
         return self.shapes(crops, self.start(crops))[-1]
@@ -113,5 +159,9 @@ class CascadeObjective(Objective):
         x_0 = self.start(batch.crops)
         if self.jitter is not None and self.training:
             x_0 = self.jitter(x_0)
-        errors = [nme(x, batch.landmarks, batch.d, batch.counted).mean() for x in self.shapes(batch.crops, x_0)]
+        history = None
+        if self.visited is not None and self.training:
+            x_0, history = self.visit(batch.crops, x_0, self.visited.lengths(len(x_0)))
+        shapes = self.shapes(batch.crops, x_0, history)
+        errors = [nme(x, batch.landmarks, batch.d, batch.counted).mean() for x in shapes]
         return torch.stack(errors).sum(), errors[-1].detach()

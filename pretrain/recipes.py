@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.loop import TrainingConfig, fit
-from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
 from lightning.fabric import Fabric
 
 from face_align_env.augmentation import Augmentation
@@ -151,6 +151,7 @@ def pretrain_lrn(
     augmentation: Augmentation | None = None,
     action_limit: float | None = None,
     jitter: StartJitter | None = None,
+    visited: VisitedStates | None = None,
 ) -> float:
     """Train LRN as a cascade of a fixed number of iterations; its weights are ``folder/weights.safetensors``.
 
@@ -159,6 +160,8 @@ def pretrain_lrn(
     :param iterations: m
     :param action_limit: bound of an increment, pixels; None: the preset's
     :param jitter: how GEN's x_0 is moved; None: as :class:`StartJitter` does by default
+    :param visited: where the m iterations begin in training; None: as :class:`VisitedStates` does by default with a
+        GEN, at x_0 without one
     :return: NME on the test split, a fraction
     """
     train = faces("train", CROP_SIZE)
@@ -172,12 +175,15 @@ def pretrain_lrn(
         jitter = None
     else:
         start, jitter = GEN.load(gen, device=fabric.device), jitter or StartJitter()
+        visited = visited or VisitedStates()
         if start.num_landmarks != network.num_landmarks:
             raise ValueError(
                 f"GEN in '{os.fspath(gen)}' predicts {start.num_landmarks} landmarks, the dataset has "
                 f"{network.num_landmarks}: train GEN on this dataset first."
             )
-    objective = CascadeObjective(LRN(network), start, iterations, jitter)
+    if visited is not None and visited.share == 0:
+        visited = None
+    objective = CascadeObjective(LRN(network), start, iterations, jitter, visited)
     notes = {
         "dataset": prepared.dataset.name,
         "preset": preset,
@@ -187,6 +193,7 @@ def pretrain_lrn(
         "gen_sha256": None if gen is None else file_digest(gen),
         "iterations": iterations,
         "jitter": None if jitter is None else asdict(jitter),
+        "visited": None if visited is None else asdict(visited),
         "mean_shape": prepared.mean_shape().tolist(),
     }
     title = f"LRN-{iterations}" if gen is None else f"GEN-LRN{iterations}"

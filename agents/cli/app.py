@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from face_align_env.agents.cli.benchmark import benchmark, compare
@@ -26,6 +26,7 @@ from face_align_env.agents.cli.options import (
     PretrainBatchOption,
     RootOption,
     SeedOption,
+    VisitedOption,
     announce,
     console,
     data_of,
@@ -93,6 +94,7 @@ def pretrain_lrn(
     gen: Annotated[Path, typer.Option(help="GEN's weights, for --from gen.")] = Path("runs/gen/weights.safetensors"),
     iterations: Annotated[int, typer.Option(help="Length m of the cascade.")] = 8,
     jitter: JitterOption = None,
+    visited: VisitedOption = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the faces; default: the recipe's.")] = None,
     batch_size: PretrainBatchOption = None,
     learning_rate: LearningRateOption = None,
@@ -107,7 +109,7 @@ def pretrain_lrn(
     """Train the Local Regression Network as a cascade of a fixed length. Goes on from OUTPUT/checkpoint.pt."""
     from face_align_env.pretrain import recipes
     from face_align_env.pretrain.loop import make_fabric
-    from face_align_env.pretrain.objectives import StartJitter
+    from face_align_env.pretrain.objectives import StartJitter, VisitedStates
 
     from face_align_env.augmentation import Augmentation
 
@@ -119,6 +121,8 @@ def pretrain_lrn(
     config = training_of(chosen.lrn_training, seed, epochs, batch_size, learning_rate)
     views = Augmentation(**numbers_of(Augmentation, augmentation, "--augmentation"))
     moved = StartJitter(**numbers_of(StartJitter, jitter, "--jitter"))
+    states: dict[str, Any] = numbers_of(VisitedStates, visited, "--visited")
+    rolled = VisitedStates(**states) if states else None
     fabric = make_fabric(device, precision, devices)
     faces = recipes.FacesOnDevice(data_of(dataset, root, landmarks, option), fabric.device)
     announce(
@@ -126,7 +130,9 @@ def pretrain_lrn(
         f"{len(faces.prepared('train'))} faces, {config}, on {fabric.device}"
     )
     start = gen if from_ == "gen" else None
-    error = recipes.pretrain_lrn(faces, chosen.lrn, config, output, fabric, start, iterations, views, jitter=moved)
+    error = recipes.pretrain_lrn(
+        faces, chosen.lrn, config, output, fabric, start, iterations, views, jitter=moved, visited=rolled
+    )
     done(f"NME on the test split {100 * error:.2f} %", output / "weights.safetensors")
 
 
@@ -240,6 +246,7 @@ def run_command(
     augment: AugmentOption = True,
     augmentation: AugmentationOption = None,
     jitter: JitterOption = None,
+    visited: VisitedOption = None,
     overrides: SetOption = None,
     environment: EnvironmentOption = None,
     landmarks: LandmarksOption = None,
@@ -260,7 +267,7 @@ def run_command(
     from face_align_env.agents import run as runs
     from face_align_env.agents.dcrn.training import AgentConfig
     from face_align_env.agents.evaluation.seeds import run_seeds
-    from face_align_env.pretrain.objectives import StartJitter
+    from face_align_env.pretrain.objectives import StartJitter, VisitedStates
 
     from face_align_env.augmentation import Augmentation
 
@@ -285,6 +292,7 @@ def run_command(
         environment=options_of(environment, "--env") or None,
         augmentation=numbers_of(Augmentation, augmentation, "--augmentation") or None,
         jitter=numbers_of(StartJitter, jitter, "--jitter") or None,
+        visited=numbers_of(VisitedStates, visited, "--visited") or None,
     )
     folder = Path("runs") / name if name else _folder(dataset, landmarks, preset)
     run_seeds(config, folder, seeds, device, console, stage)

@@ -56,6 +56,14 @@ JitterOption = Annotated[
         help="How GEN's x_0 is moved for the cascades as KEY=VALUE (shift=0, scale, rotation); repeat for more.",
     ),
 ]
+VisitedOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--visited",
+        help="Faces that GEN's cascades roll forward before the trained iterations, as KEY=VALUE (share=0.6, depth=8); "
+        "repeat for more. share=0: none.",
+    ),
+]
 EnvironmentOption = Annotated[
     list[str] | None,
     typer.Option(

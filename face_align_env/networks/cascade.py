@@ -45,6 +45,7 @@ class CascadeStep:
     :param faces: (M,) int64, their places in the batch
     :param landmarks: (M, K, 2) their new shapes x_t
     :param actions: (M, 2K) the increments a_{t-1} that led there
+    :param history: (M, 512) d_t
     :param stopped: (M,) bool, Eq. 3 holds (with NME taken as 0)
     """
 
@@ -52,6 +53,7 @@ class CascadeStep:
     faces: Tensor
     landmarks: Tensor
     actions: Tensor
+    history: Tensor
     stopped: Tensor
 
 
@@ -59,9 +61,10 @@ def cascade(
     regressor: Regressor,
     crops: Tensor,
     x_0: Tensor,
-    max_iterations: int,
+    max_iterations: int | Tensor,
     alpha_2: float | None = None,
     patch_size: int = PATCH_SIZE,
+    history: Tensor | None = None,
 ) -> Iterator[CascadeStep]:
     """Refine shapes step by step, x_{t+1} = x_t + a_t with d_{t+1} handed on.
 
@@ -70,22 +73,31 @@ def cascade(
     :param regressor: the network
     :param crops: (N, 256, 256, 3) uint8
     :param x_0: (N, K, 2) start, crop pixels
-    :param max_iterations: at most so many steps
+    :param max_iterations: at most so many steps; or (N,) int64 on the host, the number of each face: one that has
+        taken its own leaves the batch
     :param alpha_2: with a value, a face whose step satisfies Eq. 3 under the paper's test rule (NME taken as 0)
         leaves the batch; None: every face takes all steps
     :param patch_size: side of the patches, pixels
+    :param history: (N, 512) d_0; None: zeros
     """
     padded = pad_crops(crops, patch_size)
     faces = torch.arange(len(crops), device=crops.device)
-    x, history = x_0, x_0.new_zeros(len(x_0), HISTORY_SIZE)
-    for iteration in range(1, max_iterations + 1):
+    x = x_0
+    history = x_0.new_zeros(len(x_0), HISTORY_SIZE) if history is None else history
+    limits = max_iterations if isinstance(max_iterations, Tensor) else None
+    last = max_iterations if limits is None else int(limits.max())
+    for iteration in range(1, last + 1):
+        if limits is not None and (limits < iteration).any():
+            kept = (limits >= iteration).nonzero()[:, 0]  # on the host: nobody waits for the device
+            limits, kept = limits[kept], kept.to(faces.device)
+            faces, x, history = faces[kept], x[kept], history[kept]
         actions, history = regressor(extract_patches(padded, x, patch_size, faces), history)
         x = transition(x, actions)
         if alpha_2 is None:
             stopped = torch.zeros_like(faces, dtype=torch.bool)
         else:
             stopped = is_terminal(0.0, actions, alpha_1=float("inf"), alpha_2=alpha_2)
-        yield CascadeStep(iteration, faces, x, actions, stopped)
+        yield CascadeStep(iteration, faces, x, actions, history, stopped)
         if alpha_2 is None:
             continue  # without asking, which would make the host wait for the device
         if stopped.all():
@@ -93,3 +105,4 @@ def cascade(
         if stopped.any():
             going = ~stopped
             faces, x, history = faces[going], x[going], history[going]
+            limits = None if limits is None else limits[going.cpu()]

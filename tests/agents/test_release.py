@@ -101,14 +101,19 @@ def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
         "--timesteps 640 --no-augment"
     )
     agent = AgentConfig(preset="paper", seed=4, overrides={"noise": 2})
-    ranges: dict[str, Any] = {"augmentation": {"shift": 0.02, "blur": 0}, "jitter": {"scale": 0}}
+    ranges: dict[str, Any] = {
+        "augmentation": {"shift": 0.02, "blur": 0},
+        "jitter": {"scale": 0},
+        "visited": {"depth": 4},
+    }
     changed = replace(CONFIG, seed=4, alpha_2=2.0, agent=agent, environment={"reward": "dense"}, **ranges)
     words = shlex.split(describe_command(changed, load_dataset("synthetic", "train", None, 29, size=12)))
     assert words[8:] == shlex.split(
         "--preset tiny --seed 4 --gen-epochs 3 --alpha-2 2.0 --agent paper --set noise=2 --env reward=dense "
-        "--augmentation shift=0.02 --augmentation blur=0 --jitter scale=0"
+        "--augmentation shift=0.02 --augmentation blur=0 --jitter scale=0 --visited depth=4"
     )
-    assert "Random views: shift 0.02, blur 0. Moves of x_0: scale 0." in describe_recipe(changed)
+    sentences = "Random views: shift 0.02, blur 0. Moves of x_0: scale 0. Visited states: depth 4."
+    assert sentences in describe_recipe(changed)
     assert "Random views" not in describe_recipe(CONFIG)
 
 

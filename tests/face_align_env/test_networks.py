@@ -412,6 +412,31 @@ def test_faces_that_leave_do_not_change_the_others() -> None:
     assert len(together) == 4 + 3 + 3 + 1
 
 
+def test_a_face_leaves_after_its_own_number_of_iterations() -> None:
+    regressor = Scripted(SCRIPT)
+    steps = list(cascade(regressor, labelled_crops(4), starts(4), torch.tensor([0, 3, 1, 4])))
+    assert regressor.seen == [[1, 2, 3], [1, 3], [1, 3], [3]]
+    assert [step.faces.tolist() for step in steps] == regressor.seen
+    assert list(cascade(regressor, labelled_crops(2), starts(2), torch.tensor([0, 0]))) == []
+
+
+def test_a_face_leaves_at_eq_3_or_after_its_own_number_of_iterations() -> None:
+    regressor = Scripted(SCRIPT)
+    list(cascade(regressor, labelled_crops(4), starts(4), torch.tensor([4, 2, 3, 4]), alpha_2=3.0))
+    assert regressor.seen == [[0, 1, 2, 3], [1, 2, 3], [2, 3]]
+
+
+def test_a_cascade_goes_on_from_where_it_was() -> None:
+    lrn, crops, x_0 = micro_lrn(5.0), images(3, 256, 256, 3), starts(3)
+    first, second, third = cascade(lrn, crops, x_0, 3)
+    (again,) = cascade(lrn, crops, second.landmarks, 1, history=second.history)
+    torch.testing.assert_close(again.landmarks, third.landmarks, rtol=0, atol=0)
+    torch.testing.assert_close(again.history, third.history, rtol=0, atol=0)
+    (fresh,) = cascade(lrn, crops, second.landmarks, 1)
+    assert not torch.equal(fresh.landmarks, third.landmarks)
+    assert first.history.shape == (3, HISTORY_SIZE)
+
+
 def test_the_cascade_is_the_loop_written_out() -> None:
     lrn, crops, x_0 = micro_lrn(5.0), images(3, 256, 256, 3), starts(3)
     x, d = x_0, torch.zeros(3, HISTORY_SIZE)

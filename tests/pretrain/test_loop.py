@@ -13,7 +13,7 @@ import torch
 from face_align_env.pretrain import loop
 from face_align_env.pretrain.faces import Batch, DeviceFaces
 from face_align_env.pretrain.loop import TrainingConfig, TrainingStep, fit, make_fabric, measure_nme
-from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter, VisitedStates
 from lightning.fabric import Fabric
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -43,7 +43,7 @@ def trainee(device_faces: Faces, new_gen: Callable[..., GEN], new_lrn: Callable[
         if kind == "gen":
             return GENObjective(new_gen(faces, seed, hidden=64, batch_norm=True, dropout=0.3))
         start = MeanStart(torch.from_numpy(faces.prepared.mean_shape()))
-        return CascadeObjective(new_lrn(seed), start, 2, StartJitter())
+        return CascadeObjective(new_lrn(seed), start, 2, StartJitter(), VisitedStates(depth=3))
 
     return new, faces, test_faces
 
@@ -139,7 +139,7 @@ def test_it_learns_its_faces_by_heart(trainee: Any, kind: str, rate: float, fabr
     if kind == "gen":
         objective.network.head[1].p = 0.0
     else:
-        objective.jitter = None
+        objective.jitter = objective.visited = None
     before = measure_nme(objective, faces)
     after = fit(objective, faces, faces, TrainingConfig(60 if kind == "gen" else 40, 6, rate), STILL, tmp_path, fabric)
     assert after < 0.5 * before

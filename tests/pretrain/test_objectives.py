@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from face_align_env.pretrain.faces import Batch, DeviceFaces
-from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
 from torch import Tensor
 
-from face_align_env.mdp import nme
+from face_align_env.mdp import HISTORY_SIZE, nme, transition
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
+from face_align_env.patches import extract_patches, pad_crops
 
 Faces = Callable[..., DeviceFaces]
 NewGEN = Callable[..., GEN]
@@ -125,6 +126,57 @@ def test_jitter_is_a_similarity(jitter: StartJitter, moved: tuple[str, ...]) -> 
     }
     for name, value in spread.items():
         assert value == pytest.approx(0.1, rel=0.1) if name in moved else value < 1e-4, name
+
+
+def test_visited_states_are_those_of_the_cascade(device_faces: Faces, new_lrn: NewLRN) -> None:
+    faces, lrn = device_faces(), new_lrn()
+    crops = faces.batch(np.arange(6)).crops
+    objective = CascadeObjective(lrn, mean_start(faces), 2)
+    lengths = torch.tensor([0, 3, 1, 0, 5, 3])
+    x, history = objective.visit(crops, objective.start(crops), lengths)
+    padded = pad_crops(crops)
+    for face, length in enumerate(lengths.tolist()):
+        shape, d = objective.start(crops[face : face + 1]), torch.zeros(1, HISTORY_SIZE)
+        for _ in range(length):
+            a, d = lrn(extract_patches(padded, shape, faces=torch.tensor([face])), d)
+            shape = transition(shape, a)
+        torch.testing.assert_close(x[face], shape[0], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(history[face], d[0], rtol=1e-4, atol=1e-4)
+    assert not x.requires_grad
+    assert not history.requires_grad
+
+
+def test_the_trained_iterations_begin_at_visited_states(
+    device_faces: Faces, new_lrn: NewLRN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces = device_faces()
+    batch = faces.batch(np.arange(6))
+    objective = CascadeObjective(new_lrn(), mean_start(faces), 2, visited=VisitedStates(depth=4))
+    lengths = torch.tensor([0, 4, 1, 0, 2, 2])
+    monkeypatch.setattr(VisitedStates, "lengths", lambda self, n: lengths)
+    shapes = objective.shapes(batch.crops, *objective.visit(batch.crops, objective.start(batch.crops), lengths))
+    loss, reported = objective(batch)
+    assert loss.item() == pytest.approx(sum(error(x, batch) for x in shapes), rel=1e-5)
+    assert reported.item() == pytest.approx(error(shapes[-1], batch), rel=1e-5)
+    objective.eval()
+    shapes = objective.shapes(batch.crops, objective.start(batch.crops))
+    assert objective(batch)[0].item() == pytest.approx(sum(error(x, batch) for x in shapes), rel=1e-5)
+
+
+def test_how_far_faces_are_rolled_forward() -> None:
+    torch.manual_seed(0)
+    lengths = VisitedStates(share=0.6, depth=4).lengths(50_000)
+    shares = (lengths[:, None] == torch.arange(6)).float().mean(0)
+    np.testing.assert_allclose(shares.numpy(), [0.4, 0.15, 0.15, 0.15, 0.15, 0], atol=0.01)
+    torch.manual_seed(0)
+    assert torch.equal(VisitedStates(0.6, 4).lengths(50_000), lengths), "a function of the seed"
+    assert not VisitedStates(share=0).lengths(100).any()
+
+
+@pytest.mark.parametrize("change", [{"share": 1.5}, {"share": -0.1}, {"depth": 0}, {"depth": 2.5}], ids=str)
+def test_states_that_cannot_be_visited_are_an_error(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
+        VisitedStates(**change)
 
 
 def test_a_cascade_needs_an_iteration(device_faces: Faces, new_lrn: NewLRN) -> None:

@@ -70,6 +70,7 @@ def test_gen_then_lrn_from_gen_and_from_the_mean(faces: FacesOnDevice, tmp_path:
         assert pretrain_lrn(faces, "micro", CONFIG, folder, fabric, start, iterations=2, action_limit=16.0) > 0
         notes = load_weights(folder / "weights.safetensors", "lrn")[2]
         assert (notes["from"], notes["iterations"], notes["preset"]) == (origin, 2, "micro")
+        assert (notes["visited"] is not None) == (start is not None), "Table 6's LRN-m have m iterations, and no more"
         np.testing.assert_array_equal(np.float32(notes["mean_shape"]), faces.prepared("train").mean_shape())
         assert LRN.load(folder / "weights.safetensors").config.action_limit == 16
 

@@ -220,8 +220,11 @@ def test_ranges_of_the_training_are_options(here: Path) -> None:
     assert (settings["augmentation"]["rotation"], settings["augmentation"]["blur"]) == (3, 3.0)
     assert settings["batch_size"] == 2
     weights = "gen/weights.safetensors"
-    call("pretrain", "lrn", *common, "--gen", weights, "--jitter", "shift=0", "--iterations", "1", "--output", "lrn")
-    assert torch.load(here / "lrn" / "checkpoint.pt", weights_only=False)["identity"]["jitter"]["shift"] == 0
+    chosen = ("--jitter", "shift=0", "--visited", "depth=2", "--iterations", "1")
+    call("pretrain", "lrn", *common, "--gen", weights, *chosen, "--output", "lrn")
+    settings = torch.load(here / "lrn" / "checkpoint.pt", weights_only=False)["identity"]
+    assert settings["jitter"]["shift"] == 0
+    assert settings["visited"] == {"share": 0.6, "depth": 2}
 
 
 def test_ranges_of_a_run_are_those_of_every_stage(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,13 +237,14 @@ def test_ranges_of_a_run_are_those_of_every_stage(here: Path, monkeypatch: pytes
 
     monkeypatch.setattr(FaceSource, "batch", watched)
     stages = ("--stage", "gen", "--stage", "gen-lrn4", "--stage", "dcrn")
-    narrow = ("--augmentation", "shift=0.01", "--augmentation", "blur=0", "--jitter", "scale=0")
+    narrow = ("--augmentation", "shift=0.01", "--augmentation", "blur=0", "--jitter", "scale=0", "--visited", "share=0")
     call(*RUN, *stages, *narrow)
     views = Augmentation(shift=0.01, blur=0)
     for stage in ("gen", "gen-lrn4"):
         settings = torch.load(here / "runs" / "toy" / stage / "checkpoint.pt", weights_only=False)["identity"]
         assert settings["augmentation"] == asdict(views)
     assert settings["jitter"] == asdict(StartJitter(scale=0))
+    assert settings["visited"] is None
     assert views in seen, "DCRN's episodes"
     assert Augmentation() not in seen
     settings = json.loads((here / "runs" / "toy" / "dcrn" / "settings.json").read_text())
@@ -253,7 +257,7 @@ def test_ranges_that_are_the_defaults_are_not_spelt_out(here: Path) -> None:
     """Folders that were made before the ranges could be chosen go on."""
     RunConfig().write(here / "runs" / "a")
     document = json.loads((here / "runs" / "a" / "config.json").read_text())
-    older = {key: value for key, value in document.items() if key not in ("augmentation", "jitter")}
+    older = {key: value for key, value in document.items() if key not in ("augmentation", "jitter", "visited")}
     (here / "runs" / "a" / "config.json").write_text(json.dumps(older))
     assert RunConfig.read(here / "runs" / "a") == RunConfig()
     RunConfig().write(here / "runs" / "a")
@@ -269,6 +273,7 @@ def test_ranges_that_are_the_defaults_are_not_spelt_out(here: Path) -> None:
         ("pretrain gen --augmentation spin=3", "'spin' is none of rotation, scale"),
         ("pretrain lrn --from mean --jitter shift=0", "with --from mean there is no x_0"),
         ("pretrain lrn --jitter blur=3", "'blur' is none of shift, scale, rotation"),
+        ("pretrain lrn --visited far=3", "'far' is none of share, depth"),
         ("train --set noise", "'noise' is not KEY=VALUE"),
     ],
 )
