@@ -33,8 +33,8 @@ _CURE = "Get the file again."
 class AFLW(FaceDataset):
     """Annotated Facial Landmarks in the Wild, in the 19-point protocol: ``AFLWinfo_release.mat`` and the images.
 
-    The file's permutation ``ra`` names the 20,000 faces of train and the 4,386 of full; frontal is those of full in
-    which all 19 points are visible and inside the face's box (1,314). One photo may show several of the faces.
+    The file's permutation ``ra`` names the 20,000 faces of train and the 4,386 of full; frontal is those of full of
+    which ``mask_new`` calls all 19 points visible (1,314). One photo may show several of the faces.
 
     A landmark is annotated where its coordinates are finite, not (0, 0), and within the image, and visible where
     ``mask_new`` says so too. Every annotated landmark counts, hidden or not; with ``count="visible"`` only those that
@@ -108,14 +108,14 @@ class AFLW(FaceDataset):
             shapes = np.stack(np.split(points, 2, axis=1), axis=-1).astype(np.float32)
             boxes = bounds[:, [0, 2, 1, 3]].astype(np.float32)
         annotated = _find_annotated(shapes)
-        visible = annotated & np.isfinite(mask) & (mask != 0)
+        flagged = np.isfinite(mask) & (mask != 0)
+        visible = annotated & flagged
         counted = visible if count == "visible" else annotated
 
         order = _read_order(file, len(names))
         rows = order[: self._NUM_TRAIN] if split == "train" else order[self._NUM_TRAIN :]
         if split == "frontal":
-            inside = np.all((shapes >= boxes[:, None, :2]) & (shapes <= boxes[:, None, 2:]), axis=(1, 2))
-            rows = rows[(np.all(visible, axis=1) & inside)[rows]]
+            rows = rows[np.all(flagged, axis=1)[rows]]
         if not len(rows):
             raise BadFaceError(
                 f"'{path}' holds {len(names):,} faces, and none of split '{split}'; the protocol has 24,386. {_CURE}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -21,14 +22,17 @@ from writers.aflw import (
     write_aflw,
 )
 from writers.images import cut_short, write_image
+from writers.support import real_root
 
 from face_align_env.datasets import BadFaceError, DatasetNotFoundError, load_dataset
+from face_align_env.datasets._matlab import open_mat
 from face_align_env.datasets.aflw import AFLW
+from face_align_env.datasets.verification import verify
 from face_align_env.landmarks import SCHEME_19
 
 # The rows (from 0) of each split, as ra has them: 5, 6, 7, 0, 1 | 2, 3, 4. Row 3 has a point that is not annotated,
 # row 4 one outside the box.
-ROWS = {"train": [5, 6, 7, 0, 1], "full": [2, 3, 4], "frontal": [2]}
+ROWS = {"train": [5, 6, 7, 0, 1], "full": [2, 3, 4], "frontal": [2, 4]}
 MAT = "AFLWinfo_release.mat"
 
 pytestmark = pytest.mark.filterwarnings("ignore:aflw .* of the protocol's:UserWarning")
@@ -138,20 +142,15 @@ def test_the_mask_says_what_is_visible_and_what_is_hidden_counts_unless_asked_ot
         AFLW("full", root, count="all")
 
 
-def test_frontal_has_the_test_faces_whose_points_are_all_visible_and_in_the_box(tmp_path):
-    # All points of every face annotated: only boxes tell.
+def test_frontal_has_the_test_faces_whose_points_are_all_marked_as_visible(tmp_path):
+    # Neither the box nor a coordinate decides, as in the protocol's 1,314 faces.
     data = np.stack([aflw_landmarks(i).T.ravel() for i in range(8)])
-    boxes = np.stack([[p[0].min(), p[0].max(), p[1].min(), p[1].max()] for p in data.reshape(8, 2, 19)])
-    variables = {"data": data, "mask_new": np.ones((8, 19), np.uint8)}
-    frontal = AFLW("frontal", write_aflw(tmp_path / "edge", **variables, bbox=boxes))
-    assert ids_of(frontal) == [face_id(i) for i in (2, 3, 4)]  # the edge is inside
-    for row, column, step in ((2, 0, 0.5), (3, 1, -0.5), (4, 2, 0.5), (4, 3, -0.5)):
-        smaller = boxes.copy()
-        smaller[row, column] += step
-        frontal = AFLW("frontal", write_aflw(tmp_path / f"{row} {column}", **variables, bbox=smaller))
-        assert ids_of(frontal) == [face_id(i) for i in (2, 3, 4) if i != row]
-    variables["mask_new"][3, 18] = 0  # a point that is in its place and not visible
-    frontal = AFLW("frontal", write_aflw(tmp_path / "mask", **variables, bbox=boxes))
+    data[4, 0] = -0.5  # outside of the image
+    mask = np.ones((8, 19), np.uint8)
+    frontal = AFLW("frontal", write_aflw(tmp_path / "all", data=data, mask_new=mask))
+    assert ids_of(frontal) == [face_id(i) for i in (2, 3, 4)]
+    mask[3, 18] = 0
+    frontal = AFLW("frontal", write_aflw(tmp_path / "mask", data=data, mask_new=mask))
     assert ids_of(frontal) == [face_id(i) for i in (2, 4)]
 
 
@@ -232,7 +231,7 @@ def test_a_missing_file_or_folder_says_how_to_get_it(tmp_path):
 
 
 def test_what_was_left_out_is_named_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(AFLW, "protocol", {"train": 5, "full": 3, "frontal": 1})
+    monkeypatch.setattr(AFLW, "protocol", {"train": 5, "full": 3, "frontal": 2})
     root = write_aflw(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -367,3 +366,51 @@ def test_an_image_that_is_broken_off_is_named_when_it_is_asked_for(tmp_path):
     assert full[1].image.size
     with pytest.raises(BadFaceError, match=r"Cannot read the image '.*image00002\.jpg'"):
         full[0]
+
+
+# The real one ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real_protocol(monkeypatch):
+    monkeypatch.setattr(AFLW, "_NUM_TRAIN", 20_000)
+
+
+def test_the_official_annotation_has_the_protocols_counts(tmp_path, real_protocol):
+    """All of its faces, over images that are there by name only: an annotation does not need them."""
+    info = real_root("aflw") / MAT
+    (tmp_path / MAT).symlink_to(info)
+    for name in open_mat(info).strings("nameList"):
+        path = tmp_path / "aflw/data/flickr" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert {split: len(AFLW(split, tmp_path)) for split in AFLW.splits} == AFLW.protocol
+
+
+def test_the_official_samples_are_read_as_others_read_them(tmp_path, real_protocol):
+    samples = real_root("samples") / "tests/data/aflw"
+    (tmp_path / MAT).symlink_to(real_root("aflw") / MAT)
+    folder = tmp_path / "aflw/data/flickr/2"
+    folder.mkdir(parents=True)
+    for path in samples.glob("*.jpg"):
+        shutil.copy(path, folder)
+    dataset = AFLW("full", tmp_path)
+    document = json.loads((samples / "test_aflw.json").read_text())
+    files = {image["id"]: image["file_name"] for image in document["images"]}
+    expected = {files[face["image_id"]]: face for face in document["annotations"]}
+    assert len(dataset) == len(expected) == 2
+    for face in dataset:
+        other = expected[face.id.split("/")[1].split("#")[0] + ".jpg"]
+        points = np.reshape(other["keypoints"], (19, 3))[:, :2]
+        assert face.counted is not None
+        assert face.counted.sum() >= 18
+        np.testing.assert_allclose(face.landmarks[face.counted], points[face.counted], atol=0.006)  # hundredths
+        x0, y0, x1, y1 = face.box
+        assert np.sqrt((x1 - x0) * (y1 - y0)) == pytest.approx(other["box_size"])
+
+
+def test_the_real_aflw_is_whole_as_far_as_it_is_there(real_protocol):
+    for report in verify("aflw", str(real_root("aflw")), progress=False):
+        assert 0 < report.num_faces <= report.expected
+        assert bool(report.missing) == (report.num_faces < report.expected)
+        assert not report.problems

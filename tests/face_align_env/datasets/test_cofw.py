@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import pickle
 import shutil
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -18,9 +21,12 @@ from writers.cofw import (
     write_mat,
 )
 from writers.images import cut_short
+from writers.support import real_root
 
 from face_align_env.datasets import BadFaceError, DatasetNotFoundError, load_dataset
+from face_align_env.datasets.base import read_image
 from face_align_env.datasets.cofw import COFW
+from face_align_env.datasets.verification import verify
 from face_align_env.landmarks import SCHEME_29
 from face_align_env.metrics import normalizing_distance
 
@@ -213,3 +219,30 @@ def test_an_empty_or_broken_off_file_is_named(flavour, tmp_path):
     path.write_bytes(b"")
     with pytest.raises(BadFaceError, match=r"COFW_train_color\.mat' is empty"):
         COFW("train", tmp_path)
+
+
+# Real faces in the published form ----------------------------------------------------------------
+
+
+def test_real_faces_in_cofws_form_are_read(tmp_path):
+    """A few of LFPW's faces with 29 points, written by the script that comes with them."""
+    source = real_root("lfpw29")
+    shutil.copy(source / "make_cofw.py", tmp_path)
+    (tmp_path / "images").symlink_to(source / "images")
+    header, *rows = (source / "lfpw29.csv").read_text().splitlines()
+    kept = [*rows[:6], *[row for row in rows if ",test," in row][:3]]
+    (tmp_path / "lfpw29.csv").write_text("\n".join([header, *kept, ""]))
+    out = tmp_path / "cofw"
+    subprocess.run([sys.executable, tmp_path / "make_cofw.py", out], check=True)
+    reports = {report.split: report for report in verify("cofw", str(out), decode=True, progress=False)}
+    assert {split: report.num_faces for split, report in reports.items()} == {"train": 6, "test": 3}
+    assert not any(report.problems for report in reports.values())
+    faces = COFW("train", out)
+    for face, row in zip(faces, csv.DictReader([header, *kept]), strict=False):
+        expected = [[float(row[f"x{k}"]) - 1, float(row[f"y{k}"]) - 1] for k in range(29)]
+        np.testing.assert_allclose(face.landmarks, expected, atol=1e-4)
+        np.testing.assert_array_equal(face.visible, [float(row[f"occ{k}"]) == 0 for k in range(29)])
+        left, right = face.landmarks[[8, 16]], face.landmarks[[9, 17]]
+        assert (left[:, 0] < right[:, 0]).all()
+    picture = read_image(source / "images" / kept[0].split(",")[0])
+    np.testing.assert_array_equal(faces[0].image, picture)

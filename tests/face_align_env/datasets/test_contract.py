@@ -27,7 +27,7 @@ from face_align_env.landmarks import to_19_points
 pytestmark = pytest.mark.filterwarnings("ignore:(300w|cofw|aflw) .* of the protocol's:UserWarning")
 
 JOINED = "300w+ytf"
-REAL = ("300w", "ytf")
+REAL = ("300w", "ytf", "aflw")
 SOURCES = ("synthetic", *WRITERS, JOINED, *(f"real {name}" for name in REAL))
 every_written = pytest.mark.parametrize("name", WRITERS)
 
@@ -66,7 +66,7 @@ def load_anew(request, data):
     kind, _, name = request.param.rpartition(" ")
     root = REAL_DATA / name if kind else data / name
     if kind and not root.is_dir():
-        pytest.skip(f"no copy of the research dataset {name} beside the checkout")
+        pytest.skip(f"no copy of the research dataset {name} in '{REAL_DATA}'")
     if "+" in name:
         root = data
     return lambda split="train", landmarks=None: load_dataset(name, split, root, landmarks)
@@ -188,7 +188,9 @@ def test_an_unknown_number_of_landmarks_is_refused_with_those_there_are(load):
         load("train", 7)
 
 
-@pytest.mark.parametrize("load_anew", [name for name in SOURCES if name not in ("cofw", "aflw")], indirect=True)
+@pytest.mark.parametrize(
+    "load_anew", [name for name in SOURCES if name not in ("cofw", "aflw", "real aflw")], indirect=True
+)
 def test_19_landmarks_are_derived_from_68(load):
     full = load()
     assert full.scheme.num_landmarks == 68

