@@ -99,23 +99,22 @@ def run_policy(
     :raises FileNotFoundError: it is no run's folder, or it has no such weights
     :raises ValueError: there is no such agent
     """
-    from face_align_env.agents.run_config import RunConfig
     from face_align_env.agents.run_folder import RunFolder
 
     from face_align_env.networks.lrn import LRN
 
-    folder = Path(folder)
-    weights = {"dcrn": RunFolder(folder).agent, "lrn": RunFolder(folder).policy}
+    run = RunFolder(folder)
+    weights = {"dcrn": run.agent, "lrn": run.policy}
     if agent not in weights:
         raise ValueError(f"A run has no policy '{agent}'. There are: {', '.join(weights)}.")
-    config = RunConfig.read(folder)
+    config = run.config
     lrn = LRN.load(weights[agent], device).eval()
     return lrn_policy(lrn), {
         "dataset": config.data.dataset,
         "root": config.data.root,
         "landmarks": config.data.landmarks,
         "dataset_options": config.data.options,
-        "initializer": str(RunFolder(folder).gen),
+        "initializer": str(run.gen),
         "alpha_2": config.alpha_2,
         "learned_history": True,
         "action_limit": lrn.config.action_limit,

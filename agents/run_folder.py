@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from face_align_env.agents.run_config import RunConfig
+from face_align_env.pretrain.recipes import Data
 
 from face_align_env.aligner import FaceAligner
 from face_align_env.networks.gen import GEN
@@ -84,6 +85,15 @@ class RunFolder:
         """
         return RunConfig.read(self.path)
 
+    def data(self, root: str | None = None) -> Data:
+        """The faces that it has learned from.
+
+        :param root: of the data, where it is not where the run found it
+        :raises FileNotFoundError: it is not the folder of a run
+        """
+        data = self.config.data
+        return data if root is None else replace(data, root=root)
+
     def stage(self, name: str) -> Path:
         """The folder of a stage."""
         return self.path / name
@@ -113,6 +123,10 @@ class RunFolder:
         :param iterations: m
         """
         return self.weights((_mean_cascade if from_mean else _gen_cascade)(iterations).name)
+
+    def ablation(self, name: str) -> Path:
+        """The weights of DCRN's actor in a row of ``face-align ablate``."""
+        return self.path / "ablations" / name / WEIGHTS
 
     def aligner(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> FaceAligner:
         """GEN and DCRN of the run as an aligner of photos.

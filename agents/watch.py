@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import GEN_CASCADES, MEAN_CASCADES, RunFolder
 from PIL import Image
 
@@ -104,16 +103,12 @@ def play(
     :raises FileNotFoundError: it is no run's folder, it has no such weights, or there is no data
     :raises ValueError: there is no such face, method or termination
     """
-    folder = Path(folder)
+    run = RunFolder(folder)
     if method not in METHODS:
         raise ValueError(f"There is no method '{method}'; there are {', '.join(METHODS)}.")
-    config = RunConfig.read(folder)
-    data = config.data if root is None else replace(config.data, root=root)
-    path = {"dcrn": RunFolder(folder).agent, "lrn": RunFolder(folder).policy}.get(
-        method, RunFolder(folder).weights(method)
-    )
-    policy = LRN.load(path).eval()
-    options: dict[str, Any] = {"alpha_2": config.alpha_2, "termination": termination}
+    data = run.data(root)
+    policy = LRN.load({"lrn": run.policy}.get(method, run.weights(method))).eval()
+    options: dict[str, Any] = {"alpha_2": run.config.alpha_2, "termination": termination}
     if method not in ("dcrn", "lrn"):
         options["max_iterations"] = int(method.rpartition("lrn")[2].lstrip("-"))
         options["termination"] = termination or "limit"
@@ -124,7 +119,7 @@ def play(
     env = FaceAlignEnv(
         render_mode="rgb_array",
         dataset=FaceSource(prepared),
-        initializer=_start(folder, method),
+        initializer=_start(run, method),
         learned_history=True,
         action_limit=policy.config.action_limit,
         patch_size=policy.config.patch_size,
@@ -198,11 +193,11 @@ def _write_mp4(frames: Sequence[Picture], path: Path, fps: float) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _start(folder: Path, method: str) -> GENInitializer | MeanShape:
+def _start(run: RunFolder, method: str) -> GENInitializer | MeanShape:
     """What gives x_0 to a method: GEN, or to LRN-m the mean shape that it was trained from."""
     if not method.startswith("lrn-"):
-        return GENInitializer(RunFolder(folder).gen)
-    notes: dict[str, Any] = load_weights(RunFolder(folder).weights(method), "lrn")[2]
+        return GENInitializer(run.gen)
+    notes: dict[str, Any] = load_weights(run.weights(method), "lrn")[2]
     return MeanShape(np.asarray(notes["mean_shape"], dtype=np.float32))
 
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from face_align_env.agents.evaluation.measure import CropAligner, Outcome, evaluate_method, table
 from face_align_env.agents.evaluation.run_evaluation import methods
-from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.peers import PREDICTOR, DlibAligner, peers_note, train_dlib
 from face_align_env.pretrain.recipes import Data
 from rich.console import Console
@@ -52,9 +52,9 @@ def train(data: Data, folder: Path, args: argparse.Namespace) -> DlibAligner:
     return dlib
 
 
-def rows(run: Path, config: RunConfig, dlib: DlibAligner) -> Iterator[tuple[str, CropAligner]]:
+def rows(run: RunFolder, dlib: DlibAligner) -> Iterator[tuple[str, CropAligner]]:
     """The methods of the run, then dlib."""
-    yield from methods(run, config, "cpu")
+    yield from methods(run, "cpu")
     yield "dlib", dlib
 
 
@@ -77,8 +77,8 @@ def main() -> None:
     args = parser.parse_args()
 
     try:
-        config = RunConfig.read(args.run)
-        data = config.data if args.root is None else replace(config.data, root=args.root)
+        run = RunFolder(args.run)
+        config, data = run.config, run.data(args.root)
         dlib = train(data, args.peers or args.run / "peers", args)
     except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         parser.error(str(error))
@@ -88,7 +88,7 @@ def main() -> None:
         args.split or load_dataset(data.dataset, "train", data.root, data.landmarks, **data.options or {}).test_split
     )
     faces = data.prepare(split, max_cached=2048)
-    measured: list[Outcome] = [evaluate_method(name, method, faces) for name, method in rows(args.run, config, dlib)]
+    measured: list[Outcome] = [evaluate_method(name, method, faces) for name, method in rows(run, dlib)]
     title = f"{data.dataset} {split}, {len(faces)} faces, preset {config.preset}, seed {config.seed}"
     # Piped into a file the table keeps its columns.
     console = Console(width=None if Console().is_terminal else 160)

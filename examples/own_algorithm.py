@@ -29,7 +29,6 @@ from face_align_env.agents.common.pretrained_features import PretrainedFeatures
 from face_align_env.agents.common.rollout import Played, play
 from face_align_env.agents.common.shape_modes import shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
-from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
@@ -113,14 +112,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the directions and of the order of faces (%(default)s)")
     args = parser.parse_args()
 
-    config, lrn = RunConfig.read(args.run), LRN.load(RunFolder(args.run).policy)
+    run = RunFolder(args.run)
+    config, lrn = run.config, LRN.load(run.policy)
     train, test = config.data.prepare("train", max_cached=2048), config.data.prepare()
 
     def environment(num_envs: int, faces: FaceSource) -> PretrainedFeatures:
         env = FaceAlignVecEnv(
             num_envs,
             dataset=faces,
-            initializer=GENInitializer(RunFolder(args.run).gen),
+            initializer=GENInitializer(run.gen),
             alpha_2=config.alpha_2,
             termination="oracle",
             learned_history=True,

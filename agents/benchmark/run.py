@@ -108,12 +108,12 @@ def _pretrained(
     settings: BenchmarkSettings, folder: Path, pretraining: Pretraining, console: Console
 ) -> tuple[Path | None, Path]:
     """GEN's weights, where they are needed, and those of the pretrained LRN."""
-    source = folder / "pretraining" if pretraining.run is None else Path(pretraining.run)
-    gen: Path | None = RunFolder(source).gen
-    lrn = RunFolder(source).policy
+    source = RunFolder(folder / "pretraining" if pretraining.run is None else pretraining.run)
+    gen: Path | None = source.gen
+    lrn = source.policy
     stages: Sequence[str] = RELEASED_STAGES[:2]
     if settings.initializer == "mean":
-        gen, lrn, stages = None, RunFolder(source).weights(FROM_MEAN), [FROM_MEAN]
+        gen, lrn, stages = None, source.weights(FROM_MEAN), [FROM_MEAN]
     if pretraining.run is None and not lrn.is_file():
         config = RunConfig(
             data=settings.data,
@@ -123,11 +123,11 @@ def _pretrained(
             lrn_epochs=pretraining.lrn_epochs,
             alpha_2=settings.alpha_2,
         )
-        make_run(config, source, "cpu", console, stages)
+        make_run(config, source.path, "cpu", console, stages)
     for path in (gen, lrn):
         if path is not None and not path.is_file():
             raise FileNotFoundError(
-                f"'{path}' is missing: '{source}' has no pretrained networks. Make them: face-align run, or leave out "
-                "--run."
+                f"'{path}' is missing: '{source.path}' has no pretrained networks. Make them: face-align run, or leave "
+                "out --run."
             )
     return gen, lrn

@@ -266,7 +266,7 @@ def run_command(
     """All of it into runs/NAME: GEN, LRN-2/-4/-8, GEN-LRN4/8, DCRN, evaluation. Goes on where it stopped."""
     from face_align_env.agents import run as runs
     from face_align_env.agents.dcrn.training import AgentConfig
-    from face_align_env.agents.evaluation.seeds import run_seeds
+    from face_align_env.agents.run_seeds import run_seeds
     from face_align_env.pretrain.objectives import StartJitter, VisitedStates
 
     from face_align_env.augmentation import Augmentation

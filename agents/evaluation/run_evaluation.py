@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ from face_align_env.prepared import PreparedFaces
 class _Evaluation:
     """What all splits of an evaluation have in common.
 
-    :param folder: of the run
+    :param run: its folder
     :param config: of the run
     :param data: what is measured on; its own splits are the run's test splits where ``own``
     :param own: whether the run has learnt from this dataset
@@ -55,7 +54,7 @@ class _Evaluation:
     :param console: where the tables go
     """
 
-    folder: Path
+    run: RunFolder
     config: RunConfig
     data: Data
     own: bool
@@ -122,7 +121,7 @@ def evaluate(
     :raises ValueError: the other dataset has no such landmarks
     """
     console = console or Console()
-    work = _begin_evaluation(Path(folder), root, on, device, seed, console)
+    work = _begin_evaluation(RunFolder(folder), root, on, device, seed, console)
     dataset = work.data.dataset
     measured: dict[str, _Measured] = {}
     absent: DatasetNotFoundError | None = None
@@ -139,33 +138,32 @@ def evaluate(
     if absent is not None and not measured:
         raise absent
     sheets = [sheet for found in measured.values() for sheet in found.sheets]
-    path = work.folder / f"{work.name('tables', splits or [])}.md"
-    heading = f"{work.folder.resolve().name} on {dataset}"
+    path = work.run.path / f"{work.name('tables', splits or [])}.md"
+    heading = f"{work.run.path.resolve().name} on {dataset}"
     write_tables(path, heading, [*sheets, *_beside_the_paper(work, measured)])
     console.print(f"Tables: {path}")
 
 
 def _begin_evaluation(
-    folder: Path, root: str | None, on: str | None, device: str, seed: int, console: Console
+    run: RunFolder, root: str | None, on: str | None, device: str, seed: int, console: Console
 ) -> _Evaluation:
-    config = RunConfig.read(folder)
-    data = config.data
-    own = on is None or on == data.dataset
-    if not own:
+    config = run.config
+    own = on is None or on == config.data.dataset
+    if own:
+        data = run.data(root)
+    else:
         assert on is not None
-        data = Data(on, root, GEN.load(RunFolder(folder).gen).num_landmarks)
-    elif root is not None:
-        data = replace(data, root=root)
-    initializer = GENInitializer(RunFolder(folder).gen, device)
+        data = Data(on, root, GEN.load(run.gen).num_landmarks)
+    initializer = GENInitializer(run.gen, device)
     training = _training_caveats(data if own else config.data)
-    return _Evaluation(folder, config, data, own, initializer, training, device, seed, console)
+    return _Evaluation(run, config, data, own, initializer, training, device, seed, console)
 
 
 def _evaluate_split(work: _Evaluation, split: str, prepared: PreparedFaces) -> _Measured:
     """Measure all methods on a split; print its tables, write its figures and ``evaluation*.json``."""
     outcomes = _measure(work, prepared)
     test_split = dataset_class(work.data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
-    path = work.folder / f"{work.name('evaluation', [] if split == test_split else [split])}.json"
+    path = work.run.path / f"{work.name('evaluation', [] if split == test_split else [split])}.json"
     write_evaluation(path, prepared, work.config.seed, outcomes)
     caveats = _caveats(prepared.dataset)
     title = f"{work.data.dataset} {split}, {len(prepared)} faces, {work.settings}"
@@ -177,7 +175,7 @@ def _evaluate_split(work: _Evaluation, split: str, prepared: PreparedFaces) -> _
     for sheet in shown:
         work.console.print(sheet)
     _print_what_rl_changed(work, outcomes)
-    figures = work.folder / "figures" / (split if work.own else f"{work.data.dataset}-{split}")
+    figures = work.run.path / "figures" / (split if work.own else f"{work.data.dataset}-{split}")
     save_figures(outcomes, title, figures)
     save_face_figures(outcomes, prepared, title, figures)
     work.console.print(f"Results: {path}, figures: {figures}")
@@ -212,7 +210,7 @@ def _beside_the_paper(work: _Evaluation, measured: Mapping[str, _Measured]) -> l
 def _measure(work: _Evaluation, prepared: PreparedFaces) -> list[Outcome]:
     """Every method of a run on the faces of a split, and the episodes of those that have some."""
     outcomes = []
-    for method, aligner in methods(work.folder, work.config, work.device):
+    for method, aligner in methods(work.run, work.device):
         outcome = evaluate_method(method, aligner, prepared, work.seed)
         if method in ("LRN+Eq.3", "DCRN"):
             assert aligner.lrn is not None
@@ -247,23 +245,26 @@ def _training_caveats(data: Data) -> list[str]:
         return []
 
 
-def methods(folder: Path, config: RunConfig, device: str) -> Iterator[tuple[str, FaceAligner]]:
-    """The rows of Table 6 that the run has weights for, and ``LRN+Eq.3``: the pretrained LRN stopped by Eq. 3."""
-    gen = GEN.load(RunFolder(folder).gen)
+def methods(run: RunFolder, device: str) -> Iterator[tuple[str, FaceAligner]]:
+    """The rows of Table 6 that the run has weights for, and ``LRN+Eq.3``: the pretrained LRN stopped by Eq. 3.
+
+    :param run: the run
+    :param device: where the networks run
+    :raises FileNotFoundError: it is not the folder of a run, or has no GEN
+    """
+    alpha_2 = run.config.alpha_2
+    gen = GEN.load(run.gen)
     yield "GEN", FaceAligner(gen, None, device=device)
     for m in MEAN_CASCADES:
-        path = RunFolder(folder).cascade(m, from_mean=True)
+        path = run.cascade(m, from_mean=True)
         if path.is_file():
             notes: dict[str, Any] = load_weights(path, "lrn")[2]
             start = MeanStart(torch.tensor(notes["mean_shape"]))
             yield f"LRN-{m}", FaceAligner(start, LRN.load(path), alpha_2=None, max_iterations=m, device=device)
     for m in GEN_CASCADES:
-        path = RunFolder(folder).cascade(m)
+        path = run.cascade(m)
         if path.is_file():
             yield f"GEN-LRN{m}", FaceAligner(gen, LRN.load(path), None, m, device=device)
-    pretrained = RunFolder(folder).policy
-    if pretrained.is_file():
-        yield "LRN+Eq.3", FaceAligner(gen, LRN.load(pretrained), config.alpha_2, MAX_ITERATIONS, device=device)
-    agent = RunFolder(folder).agent
-    if agent.is_file():
-        yield "DCRN", FaceAligner(gen, LRN.load(agent), config.alpha_2, MAX_ITERATIONS, device=device)
+    for method, path in {"LRN+Eq.3": run.policy, "DCRN": run.agent}.items():
+        if path.is_file():
+            yield method, FaceAligner(gen, LRN.load(path), alpha_2, MAX_ITERATIONS, device=device)

@@ -1,4 +1,4 @@
-"""The same run with several seeds: training them one after another, and what they say together.
+"""What the seeds of a run say together.
 
 A run of several seeds is a folder with an ordinary run's folder for each, ``seed-0``, ``seed-1``, ...
 """
@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from face_align_env.agents.evaluation.measure import Sheet, number, write_tables
-from face_align_env.agents.run import run
-from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import RunFolder
 from face_align_env.pretrain.settings import require_same
 from rich.console import Console
 
@@ -159,44 +158,9 @@ def seed_folders(folder: str | os.PathLike[str]) -> dict[int, Path]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """A run's settings without its seed, and without the place of its data: that its faces are the same is checked."""
-    config = RunConfig.read(folder)
+    config = RunFolder(folder).config
     same = replace(config, seed=0, agent=replace(config.agent, seed=0), data=replace(config.data, root=None))
     return asdict(same)
-
-
-def run_seeds(
-    config: RunConfig,
-    folder: str | os.PathLike[str],
-    seeds: int = 1,
-    device: str = "auto",
-    console: Console | None = None,
-    stages: Sequence[str] | None = None,
-) -> None:
-    """Do a run with ``seeds`` seeds, from ``config.seed`` on, and summarize them; with one it is an ordinary run.
-
-    :param config: what to do
-    :param folder: of all of it; with several seeds each gets its own in it, ``seed-0``, ...
-    :param seeds: how many
-    :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
-    :param console: where to say what happens
-    :param stages: see :func:`~face_align_env.agents.run.run`
-    :raises ValueError: the folder holds a run of the other kind, or with other settings
-    """
-    folder = Path(folder)
-    console = console or Console()
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}.")
-    if seeds == 1:
-        if not (folder / "config.json").is_file() and any(folder.glob("seed-*/config.json")):
-            raise ValueError(f"'{folder}' holds a run of several seeds: give --seeds, or another --name.")
-        run(config, folder, device, console, stages)
-        return
-    if (folder / "config.json").is_file():
-        raise ValueError(f"'{folder}' holds a run of one seed: give another --name for one of {seeds} seeds.")
-    for seed in range(config.seed, config.seed + seeds):
-        own = replace(config, seed=seed, agent=replace(config.agent, seed=seed))
-        run(own, folder / f"seed-{seed}", device, console, stages)
-    summarize(folder, console)
 
 
 def summarize(folder: str | os.PathLike[str], console: Console | None = None, seed: int = 0) -> None:

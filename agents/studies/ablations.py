@@ -19,7 +19,7 @@ from face_align_env.agents.evaluation.measure import (
     write_tables,
 )
 from face_align_env.agents.run_config import RunConfig
-from face_align_env.agents.run_folder import WEIGHTS, RunFolder
+from face_align_env.agents.run_folder import RunFolder
 from rich.console import Console
 
 from face_align_env.aligner.aligner import FaceAligner
@@ -113,12 +113,10 @@ def ablate(
     """
     console = console or Console()
     chosen = find_ablations(names)
-    folder = Path(folder)
-    config = RunConfig.read(folder)
-    data = config.data if root is None else replace(config.data, root=root)
-    gen, pretrained = RunFolder(folder).gen, RunFolder(folder).policy
+    run = RunFolder(folder)
+    config, data = run.config, run.data(root)
     environment = {
-        "initializer": str(gen),
+        "initializer": str(run.gen),
         "alpha_2": config.alpha_2,
         "dataset": data.dataset,
         "root": data.root,
@@ -127,8 +125,8 @@ def ablate(
         **(config.environment or {}),
     }
     prepared = data.prepare(split, max_cached=2048)
-    baseline = _measure("LRN+Eq.3", gen, pretrained, prepared, config, device)
-    table = _Table(folder / "ablations.json", prepared, baseline, seed)
+    baseline = _measure("LRN+Eq.3", run.gen, run.policy, prepared, config, device)
+    table = _Table(run.path / "ablations.json", prepared, baseline, seed)
     for ablation in chosen:
         agent = replace(
             config.agent,
@@ -140,16 +138,16 @@ def ablate(
         options = dict(ablation.environment)
         agent = replace(agent, augment=options.pop("augment", agent.augment))
         console.print(f"{ablation.name}: {agent}, environment {options}", highlight=False)
-        weights = folder / "ablations" / ablation.name / WEIGHTS
-        if agent == replace(config.agent, seed=config.seed) and not options and (RunFolder(folder).agent).is_file():
-            weights = RunFolder(folder).agent  # the run has trained it already
+        weights = run.ablation(ablation.name)
+        if agent == replace(config.agent, seed=config.seed) and not options and run.agent.is_file():
+            weights = run.agent  # the run has trained it already
         elif not weights.is_file() or table.timesteps(ablation.name) < agent.timesteps:
-            train_dcrn(pretrained, agent, weights.parent, device, config.views, **{**environment, **options})
-        outcome = _measure(ablation.name, gen, weights, prepared, config, device)
+            train_dcrn(run.policy, agent, weights.parent, device, config.views, **{**environment, **options})
+        outcome = _measure(ablation.name, run.gen, weights, prepared, config, device)
         table.add(outcome, agent.timesteps)
-        console.print(table.sheet(folder.name))
-    path = folder / "ablations.md"
-    write_tables(path, f"What each part of DCRN's training does, {folder.name}", [table.sheet(folder.name)])
+        console.print(table.sheet(run.path.name))
+    path = run.path / "ablations.md"
+    write_tables(path, f"What each part of DCRN's training does, {run.path.name}", [table.sheet(run.path.name)])
     return path
 
 

@@ -23,7 +23,7 @@ matplotlib.use("Agg")  # no screen is needed
 import matplotlib.pyplot as plt
 from face_align_env.agents.evaluation.measure import CropAligner, Sheet, number, write_tables
 from face_align_env.agents.evaluation.run_evaluation import methods
-from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.peers import PREDICTOR, DlibAligner, evenly_spaced, peers_note
 from face_align_env.agents.studies.perturbations import (
     BOXES,
@@ -333,18 +333,17 @@ def run_robustness(
     :raises ModuleNotFoundError: ``peers`` is given, and dlib is not installed
     """
     console = console or Console()
-    folder = Path(folder)
-    config = RunConfig.read(folder)
-    data = config.data if root is None else replace(config.data, root=root)
+    run = RunFolder(folder)
+    config, data = run.config, run.data(root)
     default = dataset_class(data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
     split = split or default
     prepared = data.prepare(split)
     indices = evenly_spaced(len(prepared), faces)
     aligners: list[tuple[str, CropAligner]] = [
-        (name, aligner) for name, aligner in methods(folder, config, device) if name in METHODS
+        (name, aligner) for name, aligner in methods(run, device) if name in METHODS
     ]
     notes = [f"{len(indices):,} of {len(prepared):,} faces"] if len(indices) < len(prepared) else []
-    where = Path(peers) if peers is not None else folder / "peers"
+    where = Path(peers) if peers is not None else run.path / "peers"
     if peers is not None or (where / PREDICTOR).is_file():
         try:
             dlib = DlibAligner(where)
@@ -371,7 +370,7 @@ def run_robustness(
     measured = measure(aligners, prepared, indices, boxes, seed=seed, progress=console.is_terminal)
     title = f"{data.dataset} {split}, {len(indices)} faces, preset {config.preset}, seed {config.seed}"
     suffix = "" if split == default else f"-{split}"
-    tables, paths = write_robustness(folder, measured, prepared, title, notes, seed, suffix)
+    tables, paths = write_robustness(run.path, measured, prepared, title, notes, seed, suffix)
     for sheet in tables:
         console.print(sheet)
     return paths

@@ -23,8 +23,7 @@ import matplotlib.pyplot as plt
 from face_align_env.agents.evaluation.figures import style, write_figures
 from face_align_env.agents.evaluation.measure import Sheet, number, write_tables
 from face_align_env.agents.evaluation.run_evaluation import methods
-from face_align_env.agents.run_config import RunConfig
-from face_align_env.agents.run_folder import GEN_CASCADE, POLICY_CASCADE
+from face_align_env.agents.run_folder import GEN_CASCADE, POLICY_CASCADE, RunFolder
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -316,14 +315,13 @@ def run_tradeoff(
     :raises ValueError: a bound that is not positive
     """
     console = console or Console()
-    folder = Path(folder)
-    config = RunConfig.read(folder)
-    data = config.data if root is None else replace(config.data, root=root)
+    run = RunFolder(folder)
+    config, data = run.config, run.data(root)
     default = dataset_class(data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
     split = split or default
-    aligners = [(name, aligner) for name, aligner in methods(folder, config, device) if name in (*_NETWORKS, _LONG)]
+    aligners = [(name, aligner) for name, aligner in methods(run, device) if name in (*_NETWORKS, _LONG)]
     if not any(name in _NETWORKS for name, _ in aligners):
-        raise FileNotFoundError(f"'{folder}' has neither a pretrained LRN nor DCRN. Train them: face-align run")
+        raise FileNotFoundError(f"'{run.path}' has neither a pretrained LRN nor DCRN. Train them: face-align run")
     prepared = data.prepare(split)
     own = prepared.dataset.alpha_2 if config.alpha_2 is None else config.alpha_2
     measured = measure(roll_out(aligners, prepared, console.is_terminal), alphas or ALPHAS, own, seed)
@@ -346,8 +344,8 @@ def run_tradeoff(
         "conclusions": measured.conclusions(),
         "points": [asdict(point) for point in measured.points],
     }
-    paths = [folder / f"tradeoff{suffix}.json", folder / f"tradeoff{suffix}.md"]
+    paths = [run.path / f"tradeoff{suffix}.json", run.path / f"tradeoff{suffix}.md"]
     write_json(paths[0], document)
-    write_tables(paths[1], f"{folder.resolve().name}: accuracy and iterations", [table])
-    paths += write_figures({f"tradeoff{suffix}": tradeoff_figure(measured, title)}, folder / "figures")
+    write_tables(paths[1], f"{run.path.resolve().name}: accuracy and iterations", [table])
+    paths += write_figures({f"tradeoff{suffix}": tradeoff_figure(measured, title)}, run.path / "figures")
     return replace(measured, paths=tuple(paths))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from face_align_env.agents.dcrn.training import AgentConfig
-from face_align_env.agents.evaluation import seeds
-from face_align_env.agents.evaluation.seeds import estimate, run_seeds, summarize
+from face_align_env.agents.evaluation.seeds import estimate, summarize
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.pretrain.recipes import Data
 from rich.console import Console
@@ -169,28 +167,3 @@ def test_one_seed_has_the_interval_of_its_faces() -> None:
     assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 10, rel=0.1)
     assert estimate(values) == found
     assert estimate(values, seed=1) != found
-
-
-def test_a_run_of_several_seeds_is_a_run_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = []
-
-    def run(config: RunConfig, folder: Path, device: str, console: Console, stages: list[str] | None) -> None:
-        assert stages == (None if folder.name == "one" else ["gen"])
-        ran.append((config.seed, config.agent.seed, folder.name))
-        replace(config, alpha_2=3.0).write(folder)
-        write_evaluation(folder, config.seed)
-
-    monkeypatch.setattr(seeds, "run", run)
-    console, config = Console(file=io.StringIO()), RunConfig(Data("300w"), seed=4, agent=AgentConfig(seed=4))
-    run_seeds(config, tmp_path / "many", 3, "cpu", console, ["gen"])
-    assert ran == [(4, 4, "seed-4"), (5, 5, "seed-5"), (6, 6, "seed-6")]
-    assert json.loads((tmp_path / "many" / "seeds.json").read_text())["seeds"] == [4, 5, 6]
-    run_seeds(config, tmp_path / "one", 1, "cpu", console)
-    assert ran[3:] == [(4, 4, "one")]
-    assert not (tmp_path / "one" / "seeds.json").exists()
-    with pytest.raises(ValueError, match="several seeds"):
-        run_seeds(config, tmp_path / "many", 1, "cpu", console)
-    with pytest.raises(ValueError, match="one seed"):
-        run_seeds(config, tmp_path / "one", 2, "cpu", console)
-    with pytest.raises(ValueError, match="at least 1"):
-        run_seeds(config, tmp_path / "none", 0, "cpu", console)

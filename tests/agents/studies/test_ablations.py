@@ -13,7 +13,7 @@ from face_align_env.agents.cli.options import options_of
 from face_align_env.agents.dcrn.algorithm import DCRN
 from face_align_env.agents.dcrn.training import AgentConfig
 from face_align_env.agents.run_config import RunConfig
-from face_align_env.agents.run_folder import WEIGHTS, RunFolder
+from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.ablations import ABLATIONS, Ablation, ablate, find_ablations
 from face_align_env.pretrain.recipes import Data
 
@@ -53,9 +53,10 @@ def test_rows_are_trained_and_measured_against_the_pretrained_policy(micro_run: 
     assert (trained["as-it-is"].tau, trained["tau-0.8"].tau) == (0.005, 0.8)
     settings = json.loads((micro_run / "ablations" / "dense-reward" / "settings.json").read_text())
     assert settings["environment"]["reward"] == "dense"
-    before = {p: p.stat().st_mtime_ns for p in (micro_run / "ablations").rglob(WEIGHTS)}
+    before = [RunFolder(micro_run).ablation(name).stat().st_mtime_ns for name in trained]
     ablate(micro_run, ["tau-0.8"])
-    assert {p: p.stat().st_mtime_ns for p in (micro_run / "ablations").rglob(WEIGHTS)} == before, "not trained again"
+    after = [RunFolder(micro_run).ablation(name).stat().st_mtime_ns for name in trained]
+    assert after == before, "not trained again"
 
     ablate(micro_run, ["no-noise", "tau-0.8"], timesteps=32)
     rows = {row["method"]: row for row in json.loads((micro_run / "ablations.json").read_text())["rows"]}
