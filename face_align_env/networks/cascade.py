@@ -89,6 +89,8 @@ def cascade(
     for iteration in range(1, last + 1):
         if limits is not None and (limits < iteration).any():
             kept = (limits >= iteration).nonzero()[:, 0]  # on the host: nobody waits for the device
+            if not len(kept):
+                return
             limits, kept = limits[kept], kept.to(faces.device)
             faces, x, history = faces[kept], x[kept], history[kept]
         actions, history = regressor(extract_patches(padded, x, patch_size, faces), history)
