@@ -1,10 +1,14 @@
-"""Files that are complete or not there: written to a temporary name first, and renamed."""
+"""Files that are complete or not there: written to a temporary name first, and renamed. Folders with one owner."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import platform
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +39,41 @@ def write_json(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
     :raises OSError: when it cannot be written
     """
     write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
+
+
+class FolderInUseError(OSError):
+    """Another process works in this folder."""
+
+
+@contextlib.contextmanager
+def locked_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Work in a folder that no other process works in; makes the folder.
+
+    The lock is the kernel's and goes with the process that holds it, however that ends: what a killed process leaves
+    behind, the file ``.lock``, stops nobody.
+
+    :param folder: to work in
+    :raises FolderInUseError: another process holds it; the message says which
+    :raises OSError: the folder cannot be written to
+    """
+    path = Path(folder) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                owner = file.read() or "another process"
+                raise FolderInUseError(
+                    f"'{os.fspath(folder)}' is in use by {owner}: wait until it is done, stop it, or take another "
+                    "folder."
+                ) from error
+            except OSError:
+                pass  # a file system without locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} ({shlex.join(sys.orig_argv)})")
+        file.flush()
+        yield
