@@ -186,10 +186,18 @@ def find_release(name: str, folder: str | os.PathLike[str] | None = None) -> Rel
 
     :param name: one of :func:`released_names`
     :param folder: where the releases are; None: in this package
-    :raises ValueError: there is no release of that name; the message says which there are
+    :raises ValueError: there is no release of that name, or the wheel leaves out its weights; the message says which
+        there are, or how to get them
     :raises WeightsError: its card is missing or cannot be used
     """
     names = released_names(folder)
+    card = _folder(folder) / f"{name}.json"
+    if name not in names and card.is_file():
+        raise ValueError(
+            f"The weights '{name}' are left out of the wheel of this package, which has their card. Copy "
+            f"{name}.safetensors from its source distribution into '{card.parent}', or train them: "
+            f"{load_card(card).command}"
+        )
     if name not in names:
         there = f"there are {', '.join(names)}" if names else "this copy of the package has none"
         raise ValueError(f"There are no released weights '{name}'; {there}. Train your own: face-align run")
