@@ -22,6 +22,7 @@ from gymnasium.envs.registration import EnvSpec
 import face_align_env
 from face_align_env.datasets import FaceDataset
 from face_align_env.episodes import valid_actions
+from face_align_env.extras import needs
 from face_align_env.vector_env import FaceAlignVectorEnv
 
 if TYPE_CHECKING:
@@ -367,10 +368,9 @@ def _describe(collected: Collected, name: str, noise: float, seed: int, faces: F
 
 
 def _require_minari() -> None:
-    try:
+    with needs("minari", "A dataset of episodes"):
+        import h5py  # noqa: F401
         import minari  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('Datasets of episodes need Minari: pip install "face-align-env[minari]"') from error
 
 
 def _check_free(dataset_id: str, overwrite: bool) -> None:

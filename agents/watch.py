@@ -15,6 +15,7 @@ from face_align_env.agents.run_folder import GEN_CASCADES, MEAN_CASCADES, RunFol
 from PIL import Image
 
 from face_align_env.env import FaceAlignEnv
+from face_align_env.extras import needs
 from face_align_env.files import atomic_path, write_bytes
 from face_align_env.initialization import GENInitializer, MeanShape
 from face_align_env.networks.lrn import LRN
@@ -171,12 +172,8 @@ def _check_output(path: Path, fps: float) -> None:
     if not 0 < fps < np.inf:
         raise ValueError(f"fps must be positive, got {fps}.")
     if path.suffix.lower() == ".mp4":
-        try:
+        with needs("video", ".mp4 (.gif and .png do not)"):
             import moviepy  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                '.mp4 needs moviepy: pip install "face-align-env[video]"; .gif and .png do without it.'
-            ) from error
 
 
 def _write_mp4(frames: Sequence[Picture], path: Path, fps: float) -> None:

@@ -9,9 +9,10 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import logger, spaces
-from gymnasium.error import DependencyNotInstalled, ResetNeeded
+from gymnasium.error import ResetNeeded
 
 from face_align_env.episodes import ALL, EpisodeBatch, make_task, valid_actions
+from face_align_env.extras import needs
 
 Observation = dict[str, npt.NDArray[Any]]
 
@@ -219,7 +220,7 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
         """The face with x_0, x_t, the ground truth and some patch windows.
 
         :return: (512, 512, 3) uint8 RGB for ``"rgb_array"``; None for ``"human"``, which shows it in a window
-        :raises DependencyNotInstalled: ``"human"`` without pygame
+        :raises MissingExtraError: ``"human"`` without pygame
         """
         if self.render_mode is None:
             logger.warn('render() needs a render mode: gym.make("FaceAlign-v0", render_mode="rgb_array")')
@@ -257,12 +258,8 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
         }
 
     def _show(self, frame: npt.NDArray[np.uint8]) -> None:
-        try:
+        with needs("human", 'render_mode="human"'):
             import pygame
-        except ImportError as error:
-            raise DependencyNotInstalled(
-                'render_mode="human" needs pygame: pip install "face-align-env[human]"'
-            ) from error
         if self._window is None:
             pygame.display.init()
             pygame.display.set_caption("FaceAlign-v0")

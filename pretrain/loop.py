@@ -14,14 +14,17 @@ import torch
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.objectives import Objective
 from face_align_env.pretrain.settings import require_same
-from lightning.fabric import Fabric
-from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor
 from tqdm import tqdm
 
 from face_align_env.augmentation import Augmentation
+from face_align_env.extras import needs
 from face_align_env.files import atomic_path
 from face_align_env.mdp import nme
+
+with needs("train", "Supervised training"):
+    from lightning.fabric import Fabric
+    from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
 _LOOK = 10  # steps between looks at loss and gradient: a GPU's queue of work runs empty while they are read
 _MEASUREMENTS = 10  # of the NME on test faces, spread over the training

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.loop import TrainingConfig, fit
 from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
-from lightning.fabric import Fabric
 
 from face_align_env.augmentation import Augmentation
 from face_align_env.crops import CROP_SIZE
@@ -22,6 +21,9 @@ from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import PreparedFaces
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 @dataclass(frozen=True)

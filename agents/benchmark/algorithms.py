@@ -19,6 +19,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from face_align_env.extras import needs
 from face_align_env.networks.lrn import LRN
 
 
@@ -75,8 +76,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     "crossq": Algorithm("sb3_contrib:CrossQ", {**_OFF_POLICY, "learning_rate": 1e-3}, starts=("policy", "features")),
 }
 
-_EXTRAS = {"sb3_contrib": "benchmark"}  # package -> extra of this project
-
 
 def find_algorithm(name: str) -> Algorithm:
     """An algorithm by its name here, or by an import path.
@@ -99,14 +98,10 @@ def load_algorithm(name: str) -> Any:
     :raises ModuleNotFoundError: a module is not there; the message says which extra brings it
     """
     path = find_algorithm(name).path
-    try:
-        return load_object(path)
-    except ModuleNotFoundError as error:
-        if error.name in _EXTRAS:
-            raise ModuleNotFoundError(
-                f"'{path}' needs {error.name}: pip install 'face-align-env[{_EXTRAS[error.name]}]'", name=error.name
-            ) from error
-        raise
+    if path.startswith("sb3_contrib:"):
+        with needs("benchmark", f"'{path}'"):
+            return load_object(path)
+    return load_object(path)
 
 
 def is_policy(found: Any) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 from face_align_env.agents.benchmark.arena import TERMINATIONS
 from face_align_env.agents.benchmark.figures import learning_curves
 from face_align_env.agents.benchmark.report import final_sheet
@@ -17,6 +16,11 @@ from face_align_env.agents.benchmark.trial import RESULTS
 from face_align_env.agents.evaluation.figures import write_figures
 from face_align_env.agents.evaluation.measure import Row, Sheet, number, read_rows, write_tables
 from rich.console import Console
+
+from face_align_env.extras import needs
+
+with needs("benchmark", "A comparison of algorithms"):
+    import pandas as pd
 
 
 def compare(

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # no screen is needed
-import matplotlib.pyplot as plt
 from face_align_env.agents.benchmark.baselines import NOT_TRAINED, NOTHING, PRETRAINED
 from face_align_env.agents.benchmark.results import Results, performance_profiles
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from face_align_env.extras import needs
 from face_align_env.mdp import MAX_ITERATIONS
 from face_align_env.metrics import FAILURE_THRESHOLD
+
+with needs("plots", "A figure"):
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen is needed
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LABELS = {
     "return": "return",

@@ -20,9 +20,12 @@ from face_align_env.agents.benchmark.settings import BenchmarkSettings
 from face_align_env.agents.common.rollout import MEASURES
 from face_align_env.agents.evaluation.figures import write_figures
 from face_align_env.agents.evaluation.measure import Sheet, write_tables
-from matplotlib.figure import Figure
 
+from face_align_env.extras import needs
 from face_align_env.files import write_bytes
+
+with needs("plots", "A figure"):
+    from matplotlib.figure import Figure
 
 PACKAGES = ("face-align-env", "gymnasium", "stable-baselines3", "sb3-contrib", "rliable", "torch", "numpy")
 PICTURES: Mapping[str, Callable[[Results, str], Figure]] = {

@@ -8,21 +8,32 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from face_align_env.agents.benchmark.baselines import FIXED, NOT_TRAINED
 from face_align_env.agents.benchmark.settings import STARTS, TrialKey
 from face_align_env.agents.benchmark.trial import FACES, RESULTS, is_complete
 from face_align_env.agents.common.rollout import MEASURES
 from scipy.stats import trim_mean
 
+from face_align_env.extras import needs
 from face_align_env.files import write_bytes
+
+with needs("benchmark", "A comparison of algorithms"):
+    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 2000
 PROFILE_RESAMPLES = 500  # rliable draws the seeds of every face by themselves, which takes its time
+
+
+def _rliable() -> Any:
+    """Its module ``library``; importing it takes seconds, so not before it is used."""
+    with needs("benchmark", "A comparison of algorithms"):
+        from rliable import library
+    return library
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ def interquartile_mean(scores: Floats, seed: int = 0, resamples: int = RESAMPLES
     :param seed: of the bootstrap
     :param resamples: number of bootstrap samples
     """
-    from rliable import library
+    library = _rliable()
 
     def of_columns(values: Floats) -> Floats:
         """rliable's ``aggregate_iqm`` of every column, all at once: it is asked thousands of times."""
@@ -82,8 +93,7 @@ def performance_profiles(
     :param seed: of the bootstrap
     :param resamples: number of bootstrap samples
     """
-    from rliable import library
-
+    library = _rliable()
     with _seeded(seed):
         above, intervals = library.create_performance_profile(dict(scores), thresholds, reps=resamples)
     # rliable counts what lies above, the lower end first.

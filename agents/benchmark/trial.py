@@ -37,6 +37,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from face_align_env.extras import needs
 from face_align_env.files import atomic_path, write_bytes
 
 COLUMNS = ("algorithm", "start", "seed", "step", "termination", *MEASURES, "wall_clock")
@@ -107,6 +108,8 @@ def run_trial(folder: str | os.PathLike[str], key: TrialKey, checkpoint_seconds:
         rows, seconds, env.transitions = saved["rows"], saved["seconds"], saved["transitions"]
         set_random_seed(key.seed + env.transitions)  # or it would play the first faces again
     if isinstance(learner, BaseAlgorithm):
+        with needs("benchmark", "A benchmark's curves"):
+            import tensorboard  # noqa: F401
         learner.set_logger(configure(str(own / "tensorboard"), ["tensorboard"]))
 
     def measure() -> dict[str, Played]:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from face_align_env.augmentation import Augmentation
 from face_align_env.episodes import TERMINATIONS, make_task
+from face_align_env.extras import needs
 from face_align_env.files import atomic_path
 from face_align_env.mdp import MDPParameters
 from face_align_env.networks.lrn import LRN
@@ -168,6 +169,8 @@ def train_dcrn(
             device=device,
             **(config.overrides or {}),
         )
+    with needs("train", "Curves of the training"):
+        import tensorboard  # noqa: F401
     model.set_logger(configure(str(folder / "tensorboard"), ["tensorboard"]))
     remaining = config.timesteps - model.num_timesteps
     if remaining > 0:

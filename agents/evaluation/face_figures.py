@@ -8,18 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from face_align_env.agents.evaluation.figures import style, write_figures
 from face_align_env.agents.evaluation.measure import Outcome
-from matplotlib.figure import Figure
 from PIL import Image
 
+from face_align_env.extras import needs
 from face_align_env.files import write_bytes
 from face_align_env.metrics import FAILURE_THRESHOLD, Floats, asymmetry, mean_over_faces
 from face_align_env.prepared import PreparedFaces
 from face_align_env.rendering import INITIAL, SCALE, Color, Picture, draw_caption, draw_shape, enlarge, side_by_side
+
+with needs("plots", "A figure"):
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
 _POSE_BINS = 5
 _FACES = 6  # in each row of the sheet

@@ -7,18 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # no screen is needed
-import matplotlib.pyplot as plt
 from face_align_env.agents.evaluation.measure import GAMMA, Outcome
 from face_align_env.agents.evaluation.rewards import REWARDS, reward_counts
-from matplotlib.figure import Figure
 
+from face_align_env.extras import needs
 from face_align_env.files import atomic_path
 from face_align_env.mdp import TERMINAL_REWARD
 from face_align_env.metrics import FAILURE_THRESHOLD, cumulative_error_distribution
+
+with needs("plots", "A figure"):
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen is needed
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
 _MAX_BINS = 6  # of initial error
 _COLORS = {

@@ -6,25 +6,28 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # no screen is needed
-import matplotlib.pyplot as plt
 import numpy as np
 from face_align_env.agents.speed.environments import random_cycle
 from face_align_env.agents.speed.measure import Baseline, Entry, Limit, timed
 from face_align_env.agents.speed.memory import of_player
 from face_align_env.agents.speed.workbench import COPY, Workbench
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from face_align_env.datasets import load_dataset
+from face_align_env.extras import needs
 from face_align_env.files import atomic_path
 from face_align_env.mdp import MAX_ITERATIONS
 from face_align_env.patches import PATCH_SIZE
 from face_align_env.prepared import FaceSource, PreparedFaces, prepare_on_disk
 from face_align_env.store import CONTEXT_SHAPE, cache_folder
 from face_align_env.vector_env import FaceAlignVectorEnv
+
+with needs("plots", "A figure"):
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen is needed
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _STEPS = MAX_ITERATIONS + 1  # of a cycle of random_cycle
 _FACES, _LANDMARKS, _PATCHES, _DATASET = "faces at once", "landmarks", "patch size", "dataset size"

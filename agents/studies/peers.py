@@ -20,6 +20,7 @@ import numpy.typing as npt
 from face_align_env.pretrain.settings import settle
 
 from face_align_env.crops import CROP_SIZE
+from face_align_env.extras import needs
 from face_align_env.files import atomic_path
 from face_align_env.prepared import PreparedFaces
 
@@ -31,12 +32,8 @@ def import_dlib() -> Any:
 
     :raises ModuleNotFoundError: it is not installed; the message says how to get it
     """
-    try:
+    with needs("peers", "The ensemble of regression trees"):
         import dlib
-    except ModuleNotFoundError as error:
-        if error.name != "dlib":
-            raise
-        raise ModuleNotFoundError("dlib is not installed: pip install 'face-align-env[peers]'", name="dlib") from error
     return dlib
 
 

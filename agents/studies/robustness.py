@@ -13,14 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from tqdm import tqdm
-
-matplotlib.use("Agg")  # no screen is needed
-import matplotlib.pyplot as plt
 from face_align_env.agents.evaluation.measure import CropAligner, Sheet, number, write_tables
 from face_align_env.agents.evaluation.run_evaluation import methods
 from face_align_env.agents.run_folder import RunFolder
@@ -35,13 +29,22 @@ from face_align_env.agents.studies.perturbations import (
     crop_of,
 )
 from face_align_env.pretrain.recipes import Data
-from matplotlib.figure import Figure
+from rich.console import Console
+from tqdm import tqdm
 
 from face_align_env.datasets import DatasetNotFoundError, dataset_class
+from face_align_env.extras import needs
 from face_align_env.files import atomic_path, write_json
 from face_align_env.mdp import nme
 from face_align_env.metrics import bootstrap_interval, failure_rate
 from face_align_env.prepared import PreparedFaces
+
+with needs("plots", "A figure"):
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen is needed
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
 METHODS = ("GEN", "GEN-LRN4", "GEN-LRN8", "LRN+Eq.3", "DCRN")  # of a run; LRN-m would only lengthen the tables
 _BATCH = 64  # faces at a time, as in an evaluation; their crops under all perturbations take 0.4 GB

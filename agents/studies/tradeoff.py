@@ -11,29 +11,32 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from tqdm import tqdm
-
-matplotlib.use("Agg")  # no screen is needed
-import matplotlib.pyplot as plt
 from face_align_env.agents.evaluation.figures import style, write_figures
 from face_align_env.agents.evaluation.measure import Sheet, number, write_tables
 from face_align_env.agents.evaluation.run_evaluation import methods
 from face_align_env.agents.run_folder import GEN_CASCADE, POLICY_CASCADE, RunFolder
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from rich.console import Console
+from tqdm import tqdm
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import dataset_class
+from face_align_env.extras import needs
 from face_align_env.files import write_json
 from face_align_env.mdp import MAX_ITERATIONS, is_terminal, nme
 from face_align_env.metrics import bootstrap_interval, failure_rate
 from face_align_env.networks.cascade import cascade
 from face_align_env.prepared import PreparedFaces
+
+with needs("plots", "A figure"):
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen is needed
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ALPHAS = tuple(np.geomspace(0.5, 8, 13).round(2).tolist())  # pixels; Table 2 has 1.5, 2.0 and 3.0
 FIXED = ", fixed length"  # of a curve's name: Eq. 3 is not asked

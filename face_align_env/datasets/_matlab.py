@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from face_align_env.datasets.base import BadFaceError
+from face_align_env.extras import needs
 
 _CURE = "Get the file again."
 _DEPTH = 6  # of folders in which a file is searched
@@ -163,7 +164,8 @@ def open_mat(path: Path) -> MatFile:
 
     :raises BadFaceError: the file is missing, empty, cut short, or of another kind; the message says which
     """
-    import h5py  # type: ignore[import-untyped]
+    with needs("data", f"'{path}'"):
+        import h5py  # type: ignore[import-untyped]
 
     try:
         with open(path, "rb") as file:
