@@ -61,8 +61,8 @@ class PretrainedFeatures(VecEnvWrapper):
         increments = actions[:, int(self.residual) :] @ self.directions
         if self.residual:
             with torch.inference_mode():
-                following = torch.from_numpy(self._features).to(next(self.lrn.parameters()).device)
-                pretrained = self.lrn.increment(following).cpu().numpy()
+                next_hidden = torch.from_numpy(self._features).to(next(self.lrn.parameters()).device)
+                pretrained = self.lrn.increment(next_hidden).cpu().numpy()
             increments += MAX_GAIN ** actions[:, :1] * pretrained
         self.venv.step_async(np.concatenate([increments, self._features], axis=1))
 

@@ -18,54 +18,14 @@ from face_align_env.patches import Buffers, extract_patches, inner, pad_in_place
 from face_align_env.prepared import FaceSource
 
 
-class StateReplayBuffer(ReplayBuffer):
-    """What replay buffers of FaceAlign-v0 have in common: they keep something smaller than the observations.
-
-    :param buffer_size: transitions, over all environments together
-    :param observation_space: of FaceAlign-v0
-    :param action_space: of FaceAlign-v0 or LearnedHistory, or a wrapper's
-    :param device: where samples go
-    :param n_envs: number of environments
-    :param optimize_memory_usage: must be False, there is nothing left to save
-    :param handle_timeout_termination: bootstrap past the 10-iteration limit; Algorithm 1 does not
-    :raises ValueError: the space is not FaceAlign-v0's, or ``optimize_memory_usage`` is True
-    """
-
-    def __init__(
-        self,
-        buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        device: torch.device | str,
-        n_envs: int,
-        optimize_memory_usage: bool,
-        handle_timeout_termination: bool,
-    ) -> None:
-        name = type(self).__name__
-        if not (isinstance(observation_space, spaces.Dict) and "patches" in observation_space.spaces):
-            raise ValueError(f"{name} is made for FaceAlign-v0's observations, not for {observation_space}.")
-        if optimize_memory_usage:
-            raise ValueError(f"{name} stores no images: leave optimize_memory_usage at False.")
-        # Not ReplayBuffer's constructor: it would allocate the observations that are not kept here.
-        super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
-        self.buffer_size = max(buffer_size // n_envs, 1)
-        self.optimize_memory_usage = False
-        self.handle_timeout_termination = handle_timeout_termination
-        patches = observation_space["patches"].shape
-        assert patches is not None
-        self.num_landmarks, self.patch_size = patches[0], patches[1]
-        # The second half of LearnedHistory's action is the next observation's history: it is not stored twice.
-        self._learned_history = self.action_dim == 2 * self.num_landmarks + HISTORY_SIZE
-        self._stored_actions = 2 * self.num_landmarks if self._learned_history else self.action_dim
-
-    @property
-    def bytes_per_transition(self) -> int:
-        """Memory that one transition takes."""
-        arrays = (a for a in vars(self).values() if isinstance(a, np.ndarray))
-        return sum(a.nbytes for a in arrays) // (self.buffer_size * self.n_envs)
+def bytes_per_transition(buffer: ReplayBuffer) -> int:
+    """Memory that a replay buffer takes for one transition."""
+    values = vars(buffer).values()
+    arrays = [a for value in values for a in (value.values() if isinstance(value, dict) else (value,))]
+    return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray)) // (buffer.buffer_size * buffer.n_envs)
 
 
-class FaceReplayBuffer(StateReplayBuffer):
+class FaceReplayBuffer(ReplayBuffer):
     """Replay buffer of FaceAlign-v0 for any off-policy algorithm of Stable-Baselines3.
 
     It stores what identifies the crop (index of the face, seed of its view), x_t, d_t, a_t, r, x_{t+1} and d_{t+1}, and
@@ -81,7 +41,7 @@ class FaceReplayBuffer(StateReplayBuffer):
     :param faces: where the environment's faces come from, ``env.unwrapped.task.source``;
         :class:`~face_align_env.agents.dcrn.algorithm.DCRN` sets it by itself, :class:`FacesFromEnv` for any other
         algorithm
-    :raises ValueError: the spaces are not FaceAlign-v0's
+    :raises ValueError: the space is not FaceAlign-v0's, or ``optimize_memory_usage`` is True
     """
 
     def __init__(
@@ -95,11 +55,22 @@ class FaceReplayBuffer(StateReplayBuffer):
         handle_timeout_termination: bool = True,
         faces: FaceSource | None = None,
     ) -> None:
-        super().__init__(
-            buffer_size, observation_space, action_space, device, n_envs, optimize_memory_usage,
-            handle_timeout_termination,
-        )  # fmt: skip
+        if not (isinstance(observation_space, spaces.Dict) and "patches" in observation_space.spaces):
+            raise ValueError(f"FaceReplayBuffer is made for FaceAlign-v0's observations, not for {observation_space}.")
+        if optimize_memory_usage:
+            raise ValueError("FaceReplayBuffer stores no images: leave optimize_memory_usage at False.")
+        # Not ReplayBuffer's constructor: it would allocate the observations that are not kept here.
+        super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = handle_timeout_termination
         self.faces = faces
+        patches = observation_space["patches"].shape
+        assert patches is not None
+        self.num_landmarks, self.patch_size = patches[0], patches[1]
+        # The second half of LearnedHistory's action is the next observation's history: it is not stored twice.
+        self._learned_history = self.action_dim == 2 * self.num_landmarks + HISTORY_SIZE
+        stored_actions = 2 * self.num_landmarks if self._learned_history else self.action_dim
         rows = (self.buffer_size, self.n_envs)
         shape, history = (*rows, self.num_landmarks, 2), (*rows, HISTORY_SIZE)
         self.indices = np.zeros(rows, np.int64)
@@ -108,7 +79,7 @@ class FaceReplayBuffer(StateReplayBuffer):
         self.next_landmarks = np.zeros(shape, np.float32)
         self.history = np.zeros(history, np.float32)
         self.next_history = np.zeros(history, np.float32)
-        self.actions = np.zeros((*rows, self._stored_actions), np.float32)
+        self.actions = np.zeros((*rows, stored_actions), np.float32)
         self.rewards = np.zeros(rows, np.float32)
         self.dones = np.zeros(rows, np.float32)
         self.timeouts = np.zeros(rows, np.float32)
@@ -187,12 +158,12 @@ class FaceReplayBuffer(StateReplayBuffer):
 class FacesFromEnv(BaseCallback):
     """Gives a :class:`FaceReplayBuffer` the faces of the environment that the algorithm learns on.
 
-    For whom ``faces`` is out of reach where the buffer is described (RL Zoo's files of hyperparameters), and for a
-    buffer that was loaded, which has none. An algorithm without such a buffer is left alone.
+    Use it where ``faces`` cannot be passed (RL Zoo's YAML files), and after loading a buffer, which is saved without
+    its faces. It does nothing for an algorithm that has no such buffer.
 
     ``SAC("MultiInputPolicy", env, replay_buffer_class=FaceReplayBuffer).learn(10_000, FacesFromEnv())``
 
-    :param verbose: as of any callback; there is nothing to say
+    :param verbose: ignored
     """
 
     def _on_training_start(self) -> None:

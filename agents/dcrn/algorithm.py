@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from face_align_env.agents.common.extractor import load_lrn
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
-from face_align_env.agents.dcrn.code_buffer import CodeReplayBuffer
 from face_align_env.agents.dcrn.policy import DCRNPolicy
+from gymnasium import spaces
 from stable_baselines3 import DDPG
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import obs_as_tensor, polyak_update, update_learning_rate
 from torch.nn import functional
 
-from face_align_env.networks.lrn import LRN
+from face_align_env.networks.lrn import LRN, LRNConfig, LRNTrunk
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class DCRNPreset:
     :param noise: standard deviation of the exploration noise on each number of a_t, pixels
     :param gain_noise: standard deviation of the logarithm of a factor on a_t, one number for all landmarks: it explores
         how far to go, which is what Eq. 3 asks. Independent noise on 136 numbers averages out in the NME
-    :param freeze_encoder: leave the pretrained patch encoder as it is; the replay buffer then keeps its codes
+    :param freeze_encoder: leave the pretrained patch encoder as it is; the replay buffer then keeps its features
     :param averaged: the result is the target actor: the actor's average over its last 1 / tau updates, which wanders
         less
     """
@@ -83,8 +84,9 @@ class DCRN(DDPG):
     :param gain_noise: exploration noise on the length of a_t, see :class:`DCRNPreset`
     :param freeze_encoder: leave the pretrained patch encoder as it is
     :param averaged: :attr:`lrn` is the target actor's, see :class:`DCRNPreset`
-    :param buffer_size: transitions kept, under 8 kB each (in a :class:`CodeReplayBuffer` where the encoder is
-        frozen, else in a :class:`FaceReplayBuffer`)
+    :param buffer_size: transitions kept: where the encoder is frozen, the features of their patches in
+        Stable-Baselines3's own ``DictReplayBuffer`` (11 kB each with ``compact``), else shapes in a
+        :class:`FaceReplayBuffer` (6 kB)
     :param batch_size: transitions an update, section 4.2
     :param train_freq: steps of the environment (of all faces together: one) between updates
     :param gradient_steps: updates then; -1: as many as transitions were collected
@@ -157,7 +159,7 @@ class DCRN(DDPG):
             train_freq=train_freq,
             gradient_steps=gradient_steps,
             action_noise=action_noise,
-            replay_buffer_class=CodeReplayBuffer if frozen else FaceReplayBuffer,
+            replay_buffer_class=DictReplayBuffer if frozen else FaceReplayBuffer,
             # y in Algorithm 1 has no bootstrap past the end of an episode, however it ends
             replay_buffer_kwargs={"handle_timeout_termination": False, **(replay_buffer_kwargs or {})},
             tensorboard_log=tensorboard_log,
@@ -174,6 +176,8 @@ class DCRN(DDPG):
             self.policy.start_from(network)
 
     def _setup_model(self) -> None:
+        if self.replay_buffer is None and self.policy_kwargs["freeze_encoder"]:
+            self.replay_buffer = self._feature_buffer(self.policy_kwargs["lrn_config"])
         super()._setup_model()
         if isinstance(self.action_noise, VectorizedActionNoise):
             # A saved model has one for each of its environments; those it goes on with may be more or fewer.
@@ -191,15 +195,47 @@ class DCRN(DDPG):
         self._attach()
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        super().load_replay_buffer(path, truncate_last_traj)
+        """As of any algorithm.
+
+        :raises ValueError: another version of this project has written the file
+        """
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+        except (ModuleNotFoundError, AttributeError) as error:
+            raise ValueError(
+                f"'{path}' is a replay buffer of another version of this project ({error}). "
+                "Delete it to go on with an empty one."
+            ) from error
         self._attach()
 
     def _attach(self) -> None:
-        """Give the replay buffer what it needs: the environment's own faces to cut again, or the encoder."""
+        """Give the replay buffer the environment's own faces to cut again."""
         if self.env is not None and isinstance(self.replay_buffer, FaceReplayBuffer):
             self.replay_buffer.faces = self.env.get_attr("task")[0].source
-        elif isinstance(self.replay_buffer, CodeReplayBuffer):
-            self.replay_buffer.encoder = self.policy.encode
+
+    def _feature_buffer(self, config: LRNConfig) -> DictReplayBuffer:
+        """A replay buffer for encoded states and a_t alone; in float16."""
+        num_features = LRNTrunk(config).recurrent.in_features - config.hidden
+        observations = {
+            "patch_features": spaces.Box(-np.inf, np.inf, (num_features,), np.float16),
+            "history": spaces.Box(-1.0, 1.0, (config.hidden,), np.float16),
+        }
+        return DictReplayBuffer(
+            self.buffer_size,
+            spaces.Dict(observations),
+            spaces.Box(-1.0, 1.0, (2 * config.num_landmarks,), np.float32),
+            device=self.device,
+            n_envs=self.n_envs,
+            **self.replay_buffer_kwargs,
+        )
+
+    def _encoded(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The features of the patches in place of the patches, where the encoder is frozen: it is asked once."""
+        if not self.policy.freeze_encoder or "patch_features" in obs:
+            return obs
+        with torch.inference_mode():
+            features = self.policy.encode(torch.from_numpy(obs["patches"]).to(self.device))
+        return {"patch_features": features.float().cpu().numpy(), "history": obs["history"]}
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -207,13 +243,10 @@ class DCRN(DDPG):
         # Uniform random increments would fill the buffer with faces that no policy ever sees: the warm-up, too,
         # acts with the pretrained policy and noise.
         assert isinstance(self._last_obs, dict)
-        patches = self._last_obs["patches"]
+        self._last_obs = self._encoded(self._last_obs)
         with torch.inference_mode():
             obs = cast(dict[str, torch.Tensor], obs_as_tensor(self._last_obs, self.device))
-            codes = self.policy.shared_codes(obs)
-            scaled = self.policy.actor(obs, codes).cpu().numpy()
-        if isinstance(self.replay_buffer, CodeReplayBuffer) and codes is not None:
-            self.replay_buffer.known = (patches, codes)
+            scaled = self.policy.actor(obs).cpu().numpy()
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1, 1)
             if self.gain_noise > 0:
@@ -222,11 +255,28 @@ class DCRN(DDPG):
                 scaled[:, :size] = np.clip(gains * scaled[:, :size], -1, 1)
         return self.policy.unscale_action(scaled), scaled
 
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        if self.policy.freeze_encoder:
+            assert isinstance(new_obs, dict)
+            new_obs = self._encoded(new_obs)
+            buffer_action = buffer_action[:, : self.policy.critic.action_size]
+            infos = [info.copy() for info in infos]
+            for i in np.flatnonzero(dones).tolist():
+                last = {key: value[None] for key, value in infos[i]["terminal_observation"].items()}
+                infos[i]["terminal_observation"] = {key: value[0] for key, value in self._encoded(last).items()}
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
     def train(self, gradient_steps: int, batch_size: int = 128) -> None:
         """Updates of Algorithm 1, with the critic's warm-up and the imitation term."""
         policy, size = self.policy, self.policy.critic.action_size
-        if isinstance(self.replay_buffer, CodeReplayBuffer) and not len(self.replay_buffer.complete()):
-            return  # a loaded model without its transitions, after its first step
         policy.set_training_mode(True)
         self._update_learning_rate(policy.actor.optimizer)
         update_learning_rate(policy.critic.optimizer, self.critic_learning_rate)
@@ -234,15 +284,13 @@ class DCRN(DDPG):
         for _ in range(gradient_steps):
             self._n_updates += 1
             data = self.replay_buffer.sample(batch_size)  # type: ignore[union-attr]
-            obs = cast(dict[str, torch.Tensor], data.observations)
-            next_obs = cast(dict[str, torch.Tensor], data.next_observations)
-            codes, next_codes = policy.shared_codes(obs), policy.shared_codes(next_obs)
+            obs, next_obs = _full_precision(data.observations), _full_precision(data.next_observations)
 
             with torch.no_grad():
-                next_actions = policy.actor_target(next_obs, next_codes)
-                next_q = policy.critic_target.q1_forward(next_obs, next_actions, next_codes)
+                next_actions = policy.actor_target(next_obs)
+                next_q = policy.critic_target.q1_forward(next_obs, next_actions)
                 y = data.rewards + (1 - data.dones) * self.gamma * next_q
-            q = policy.critic.q1_forward(obs, data.actions, codes)
+            q = policy.critic.q1_forward(obs, data.actions)
             critic_loss = functional.mse_loss(q, y)
             policy.critic.optimizer.zero_grad()
             critic_loss.backward()
@@ -250,18 +298,18 @@ class DCRN(DDPG):
             losses["critic_loss"].append(critic_loss.item())
 
             if self._n_updates > self.critic_warmup:
-                actions = policy.actor(obs, codes)
-                q = policy.critic.q1_forward(obs, actions, codes)
+                actions = policy.actor(obs)
+                q = policy.critic.q1_forward(obs, actions)
                 actor_loss = -q.mean()
                 if self.imitation_weight > 0:
                     with torch.no_grad():
-                        pretrained = policy.reference(obs, codes)
+                        pretrained = policy.reference(obs)
                     deviation = policy.lrn_config.action_limit * (actions - pretrained)[:, :size]
                     imitation = deviation.square().mean()
                     actor_loss = actor_loss / q.detach().abs().mean() + self.imitation_weight * imitation
                     losses["imitation"].append(imitation.item())
                 policy.actor.optimizer.zero_grad()
-                # The critic's gradients are not wanted here.
+                # Only the actor's gradients are needed here.
                 actor_loss.backward(inputs=[p for p in policy.actor.parameters() if p.requires_grad])
                 policy.actor.optimizer.step()
                 losses["actor_loss"].append(actor_loss.item())
@@ -293,3 +341,8 @@ class DCRN(DDPG):
     def lrn(self) -> LRN:
         """The network to save or to align faces with: the actor's, or its average. ``predict`` acts with the actor."""
         return (self.policy.actor_target if self.averaged else self.policy.actor).lrn
+
+
+def _full_precision(obs: Any) -> dict[str, torch.Tensor]:
+    """Observations of a replay buffer: float16 as float32, pixels as they are."""
+    return {key: value.float() if value.is_floating_point() else value for key, value in obs.items()}

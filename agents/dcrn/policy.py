@@ -21,9 +21,10 @@ from face_align_env.networks.lrn import LRN, LRNConfig, LRNTrunk
 _CRITIC_ACTION_UNIT = 4.0
 
 
-def codes_of(obs: dict[str, Tensor], trunk: LRNTrunk) -> Tensor:
-    """(N, C) codes of the patches: those stored by ``CodeReplayBuffer``, or what the trunk's encoder makes."""
-    return obs["codes"] if "codes" in obs else trunk.encode(obs["patches"])
+def next_hidden_of(obs: dict[str, Tensor], trunk: LRNTrunk) -> Tensor:
+    """(N, 512) d_{t+1} of states whose patches are encoded already (``patch_features``), or not (``patches``)."""
+    features = obs["patch_features"] if "patch_features" in obs else trunk.encode(obs["patches"])
+    return trunk.remember(features, obs["history"])
 
 
 class DCRNActor(BasePolicy):
@@ -38,12 +39,10 @@ class DCRNActor(BasePolicy):
         super().__init__(observation_space, action_space, squash_output=True)
         self.lrn = lrn
 
-    def forward(self, obs: dict[str, Tensor], codes: Tensor | None = None) -> Tensor:
-        """(N, 2K + 512) in [-1, 1]; ``codes`` are the encoded patches where they are known already."""
-        if codes is None:
-            codes = codes_of(obs, self.lrn.trunk)
-        following = self.lrn.trunk.remember(codes, obs["history"])
-        return torch.cat([self.lrn.increment(following) / self.lrn.config.action_limit, following], dim=1)
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        """(N, 2K + 512) in [-1, 1]."""
+        next_hidden = next_hidden_of(obs, self.lrn.trunk)
+        return torch.cat([self.lrn.increment(next_hidden) / self.lrn.config.action_limit, next_hidden], dim=1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         assert isinstance(observation, dict)
@@ -74,20 +73,18 @@ class DCRNCritic(BaseModel):
         self._unit = action_limit / _CRITIC_ACTION_UNIT
         self.q_net = nn.Sequential(*create_mlp(trunk.config.hidden + self.action_size + 1, 1, net_arch))
 
-    def forward(self, obs: dict[str, Tensor], actions: Tensor, codes: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(self, obs: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, ...]:
         """One (N, 1) tensor of values, in the tuple of Stable-Baselines3's critics."""
-        if codes is None:
-            codes = codes_of(obs, self.trunk)
-        features = self.trunk.remember(codes, obs["history"])
+        features = next_hidden_of(obs, self.trunk)
         increments = self._unit * actions[:, : self.action_size]
         # What Eq. 3 compares with alpha_2, in the same unit: Q has a step there, which would be hard to find
         # among 2K numbers.
         length = 2 * increments.abs().mean(dim=1, keepdim=True)
         return (self.q_net(torch.cat([features, increments, length], dim=1)),)
 
-    def q1_forward(self, obs: dict[str, Tensor], actions: Tensor, codes: Tensor | None = None) -> Tensor:
+    def q1_forward(self, obs: dict[str, Tensor], actions: Tensor) -> Tensor:
         """(N, 1) value of the only critic."""
-        return self(obs, actions, codes)[0]
+        return self(obs, actions)[0]
 
 
 class DCRNPolicy(TD3Policy):
@@ -98,8 +95,7 @@ class DCRNPolicy(TD3Policy):
     :param lr_schedule: learning rate of the optimizers when they are made
     :param lrn_config: sizes of the actor and of the critic's trunk; the weights come with :meth:`start_from`.
         None: the ``compact`` preset
-    :param freeze_encoder: actor and critic share the pretrained patch encoder and leave it as it is. Four fifths of
-        the arithmetic of an update are saved
+    :param freeze_encoder: actor and critic share the pretrained patch encoder and leave it as it is
     :param net_arch: hidden layers of the critic after features and action are concatenated
     :param optimizer_class: ``Adam`` (section 4.2)
     :param optimizer_kwargs: further arguments of it
@@ -191,7 +187,7 @@ class DCRNPolicy(TD3Policy):
         self.critic.trunk.load_state_dict(self.reference.lrn.trunk.state_dict())
         self.critic_target.load_state_dict(self.critic.state_dict())
         if self.freeze_encoder:
-            # One encoder serves all: its codes are computed once an update.
+            # One encoder serves all: a state is encoded once, when it comes from the environment.
             encoder = self.reference.lrn.trunk.encoder
             for trunk in (
                 self.actor.lrn.trunk,
@@ -201,15 +197,8 @@ class DCRNPolicy(TD3Policy):
             ):
                 trunk.encoder = encoder
 
-    def shared_codes(self, obs: dict[str, Tensor]) -> Tensor | None:
-        """Codes of the patches for every network, where they share a frozen encoder; else None."""
-        if not self.freeze_encoder:
-            return None
-        with torch.no_grad():
-            return codes_of(obs, self.reference.lrn.trunk)
-
     def encode(self, patches: Tensor) -> Tensor:
-        """(N, C) codes of (N, K, P, P, 3) patches, by the pretrained encoder."""
+        """(N, C) features of (N, K, P, P, 3) patches, by the pretrained encoder."""
         return self.reference.lrn.trunk.encode(patches)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, bytes_per_transition
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.agents.dcrn.algorithm import DCRN
-from face_align_env.agents.dcrn.code_buffer import CodeReplayBuffer
 from face_align_env.agents.dcrn.training import AgentConfig
 from face_align_env.agents.speed.environments import observation_bytes
 from face_align_env.agents.speed.measure import Baseline, Entry, interleave, timed
@@ -22,6 +21,7 @@ from face_align_env.agents.speed.workbench import Workbench
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.loop import TrainingConfig, TrainingStep
 from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter
+from stable_baselines3.common.buffers import DictReplayBuffer
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
@@ -44,7 +44,7 @@ class Agent:
     """DCRN in the midst of its training, as :func:`~face_align_env.agents.dcrn.training.train_dcrn` sets it up.
 
     :param bench: the faces and networks
-    :param frozen: leave the patch encoder as it is: the replay buffer then keeps codes instead of faces
+    :param frozen: leave the patch encoder as it is: the replay buffer then keeps features instead of faces
     """
 
     def __init__(self, bench: Workbench, frozen: bool = True) -> None:
@@ -84,8 +84,8 @@ class Agent:
             self.rollout()
 
     @property
-    def buffer(self) -> FaceReplayBuffer | CodeReplayBuffer:
-        assert isinstance(self.model.replay_buffer, FaceReplayBuffer | CodeReplayBuffer)
+    def buffer(self) -> FaceReplayBuffer | DictReplayBuffer:
+        assert isinstance(self.model.replay_buffer, FaceReplayBuffer | DictReplayBuffer)
         return self.model.replay_buffer
 
     def rollout(self) -> None:
@@ -109,17 +109,21 @@ class Agent:
     def insertion(self) -> Callable[[], None]:
         """A function that stores the transitions of one more step, again and again."""
         model = self.model
-        before: Any = model._last_obs
         actions, stored = model._sample_action(0, model.action_noise, self.num_envs)
         after, rewards, dones, infos = self.env.step(actions)
-        model._last_obs = after  # type: ignore[assignment]
-        return partial(self.buffer.add, before, after, stored, rewards, dones, infos)  # type: ignore[arg-type]
+        before = model._last_obs  # with a frozen encoder: encoded
+
+        def insert() -> None:
+            model._last_obs = before
+            model._store_transition(self.buffer, stored, after, rewards, dones, infos)  # type: ignore[arg-type]
+
+        return insert
 
 
 class _Sampled:
     """A replay buffer's answer, without the buffer."""
 
-    def __init__(self, buffer: FaceReplayBuffer | CodeReplayBuffer, batch_size: int) -> None:
+    def __init__(self, buffer: FaceReplayBuffer | DictReplayBuffer, batch_size: int) -> None:
         self._sample = buffer.sample(batch_size)
 
     def sample(self, batch_size: int) -> Any:
@@ -129,11 +133,11 @@ class _Sampled:
 def measure_replay(bench: Workbench) -> Iterator[Entry]:
     """Inserting and sampling, as DCRN does it, in units of the gradient step that they serve.
 
-    Twice: of faces, whose patches are cut again, for an encoder that learns; of codes, for a frozen one.
+    Twice: of faces, whose patches are cut again, for an encoder that learns; of features, for a frozen one.
     """
     for frozen in (False, True):
         agent = Agent(bench, frozen)
-        buffer, batch, kind = agent.buffer, agent.batch_size, "codes" if frozen else "faces"
+        buffer, batch, kind = agent.buffer, agent.batch_size, "features" if frozen else "faces"
         functions: dict[str, tuple[int, Callable[[], object]]] = {
             f"{kind}: insertion of {agent.num_envs}": (agent.num_envs, agent.insertion()),
             f"{kind}: sampling of {batch}": (batch, partial(buffer.sample, batch)),
@@ -149,7 +153,7 @@ def measure_replay(bench: Workbench) -> Iterator[Entry]:
             yield timed("replay", name, timing, count, "transition", baseline=Baseline(_BARE_UPDATE, update))
         yield timed("replay", f"{kind}: {_BARE_UPDATE}, {batch}", update, batch, "transition",
                     baseline=Baseline("sampling", times[1]))  # fmt: skip
-        kept = float(buffer.bytes_per_transition)
+        kept = float(bytes_per_transition(buffer))
         ratio = kept / (2 * observation_bytes(bench))
         yield Entry(
             "replay", f"{kind}: memory of a transition", bytes=kept, ratio=ratio, ratio_to="its two observations"

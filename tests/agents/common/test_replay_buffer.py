@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from face_align_env.agents.common.extractor import LRNExtractor
-from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, FacesFromEnv
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, FacesFromEnv, bytes_per_transition
 from face_align_env.agents.dcrn.algorithm import DCRN
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
@@ -117,11 +117,11 @@ def test_a_transition_takes_less_than_8_kilobytes(toy_env: Any, learned: bool) -
     buffer = FaceReplayBuffer(50, env.observation_space, env.action_space, "cpu", n_envs=2)
     assert buffer.patch_size == 30
     # two shapes, two histories, an action in float32; then index, seed, reward, done, timeout
-    assert 2 * 544 + 2 * 2048 + 544 < buffer.bytes_per_transition < 8000
+    assert 2 * 544 + 2 * 2048 + 544 < bytes_per_transition(buffer) < 8000
     assert buffer.buffer_size == 25
     larger = FaceReplayBuffer(150, env.observation_space, env.action_space, "cpu", n_envs=2)
     on_disk = (len(pickle.dumps(larger)) - len(pickle.dumps(buffer))) / 100
-    assert on_disk == pytest.approx(buffer.bytes_per_transition, abs=1)
+    assert on_disk == pytest.approx(bytes_per_transition(buffer), abs=1)
 
 
 def test_the_time_limit_is_bootstrapped_unless_told_otherwise(toy_vec_env: Any, lrn: LRN) -> None:
@@ -144,9 +144,9 @@ def test_a_wrapper_may_give_the_action_another_size(toy_env: Any) -> None:
     task = env.unwrapped.task
     buffer = FaceReplayBuffer(4, env.observation_space, spaces.Box(-1, 1, (5,)), "cpu", faces=task.source)
     observation, _ = env.reset(seed=0)
-    following, reward, *_, info = env.step(np.zeros(env.action_space.shape, np.float32))
+    next_observation, reward, *_, info = env.step(np.zeros(env.action_space.shape, np.float32))
     components = np.linspace(-1, 1, 5, dtype=np.float32)
-    batched = ({key: value[None] for key, value in each.items()} for each in (observation, following))
+    batched = ({key: value[None] for key, value in each.items()} for each in (observation, next_observation))
     buffer.add(*batched, components[None], np.array([reward]), np.array([False]), [info])
     np.testing.assert_array_equal(buffer.sample(1).actions.numpy(), components[None])
 
