@@ -130,7 +130,7 @@ class CascadeObjective(Objective):
         self.jitter = jitter
         self.visited = visited
         # In a list it is no sub-module: neither trained nor checkpointed here, and always in evaluation mode.
-        self._start = [start.eval().requires_grad_(False)]
+        self._start = [(start.folded() if isinstance(start, GEN) else start).requires_grad_(False)]
 
     def start(self, crops: Tensor) -> Tensor:
         """(N, K, 2) x_0."""

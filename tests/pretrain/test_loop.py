@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -236,6 +238,31 @@ def test_nme_is_measured_over_all_faces_whatever_the_batches(trainee: Any, kind:
     whole = measure_nme(objective, faces)
     assert measure_nme(objective, faces, batch_size=4) == pytest.approx(whole, rel=1e-5)
     assert objective.training, "it goes back to training afterwards"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_tensors_of_a_training_step_take_the_memory_of_the_last() -> None:
+    """In a process of its own: the setting is the process's. Page faults of a tensor that is made again and again."""
+    script = """
+import resource, torch
+from face_align_env.pretrain.loop import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(16_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+usual = faults()
+keep_freed_memory()
+torch.ones(16_000_000)
+print(usual, faults())
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    usual, kept = map(int, answer.split())
+    if usual < 1000:
+        pytest.skip("another allocator, which keeps memory by itself")
+    assert kept < usual / 2
 
 
 def test_learning_rate_rises_then_falls_along_a_cosine() -> None:
