@@ -1,12 +1,14 @@
-"""FaceAlign-v0 as a pretrained LRN sees it, for any algorithm: 512 numbers instead of K patches."""
+"""FaceAlign-v0 seen through a pretrained LRN: 512 numbers instead of K patches, for any algorithm."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from face_align_env.agents.common.extractor import find_lrn
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
@@ -17,24 +19,31 @@ MAX_GAIN = 2.0
 
 
 class PretrainedFeatures(VecEnvWrapper):
-    """Observations are d_{t+1} in R^512, what the trunk of a pretrained LRN makes of (p_t, d_t); it stays as it is.
+    """Observations are d_{t+1} in R^512, which the frozen trunk of a pretrained LRN computes from (p_t, d_t).
 
-    The trunk is asked once for each state, and its d_{t+1} is what the environment shows as history next: the features
-    are those that LRN was pretrained with, whatever the algorithm does. Nothing here depends on the algorithm, which
-    sees a box of 512 numbers and needs neither a network for images nor a replay buffer for them.
+    The trunk runs once for each state, and its d_{t+1} becomes the history of the next state: the features are those
+    that LRN was pretrained with, whatever the algorithm does. The algorithm sees a box of 512 numbers and needs neither
+    a convolutional network nor a replay buffer for images.
 
     Actions are coordinates in [-1, 1]: component m moves the shape by ``directions[m]``. With ``residual`` they are
     added to what the pretrained policy would do, and one more component, the first, sets how far that goes: by a
     factor from 1/2 to 2, which is what Eq. 3 looks at. An action of zeros is then the pretrained policy.
 
     :param venv: ``FaceAlignVecEnv(..., learned_history=True)``, or wrappers around it
-    :param lrn: the pretrained network
+    :param lrn: the pretrained network, see :func:`~face_align_env.agents.common.extractor.find_lrn`
     :param directions: (M, 2K), the increments of a full step in each component, pixels
     :param residual: whether actions are added to the pretrained policy's
     :raises ValueError: the environment does not let the policy write the history, or the network is not made for it
     """
 
-    def __init__(self, venv: VecEnv, lrn: LRN, directions: npt.NDArray[np.float32], residual: bool = False) -> None:
+    def __init__(
+        self,
+        venv: VecEnv,
+        lrn: LRN | str | os.PathLike[str],
+        directions: npt.NDArray[np.float32],
+        residual: bool = False,
+    ) -> None:
+        lrn = find_lrn(lrn)
         size = 2 * lrn.num_landmarks
         if venv.action_space.shape != (size + lrn.config.hidden,):
             raise ValueError(

@@ -92,12 +92,17 @@ class FaceReplayBuffer(ReplayBuffer):
         action: np.ndarray,
         reward: np.ndarray,
         done: np.ndarray,
-        infos: list[dict[str, Any]],
+        infos: list[dict[str, Any]] | dict[str, Any],
     ) -> None:
         """Store one transition of each environment.
 
+        :param infos: one dictionary for each environment, as Stable-Baselines3 has them, or Gymnasium's dictionary of
+            arrays (autoreset mode SAME_STEP or DISABLED: NEXT_STEP has steps that are no transitions), which does not
+            say which episodes were cut off: pass ``terminated`` as ``done`` to bootstrap them
         :raises ValueError: the infos are not those of FaceAlign-v0
         """
+        if isinstance(infos, dict):
+            infos = _one_by_one(infos, self.n_envs)
         if "previous_landmarks" not in infos[0]:
             raise ValueError("FaceReplayBuffer needs the infos of FaceAlign-v0; a wrapper has replaced them.")
         row = self.pos
@@ -153,6 +158,14 @@ class FaceReplayBuffer(ReplayBuffer):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the faces: they are read from the dataset again."""
         return {**self.__dict__, "faces": None}
+
+
+def _one_by_one(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """Gymnasium's infos of a batch as one dictionary for each environment, at the end of an episode its last ones."""
+    final = infos.get("final_info", {})
+    ended = infos.get("_final_info", np.zeros(num_envs, np.bool_))
+    kept = ("image_index", "view_seed", "previous_landmarks", "landmarks")
+    return [{key: (final if ended[j] else infos)[key][j] for key in kept if key in infos} for j in range(num_envs)]
 
 
 class FacesFromEnv(BaseCallback):

@@ -29,8 +29,8 @@ def shape_modes(shapes: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.
 class ShapeModes(VecEnvWrapper):
     """The same actions in other coordinates: component m, in [-1, 1], moves the shape along its m-th direction.
 
-    Noise on each landmark by itself tears a shape apart, and Eq. 4 answers with -1 whatever the policy meant. Noise on
-    the modes turns, shifts and widens it as faces differ.
+    Independent noise on each landmark distorts the shape, and Eq. 4 answers with -1 whatever the policy meant. Noise on
+    the modes rotates, shifts and scales it in the ways in which faces differ.
 
     :param venv: FaceAlign-v0
     :param directions: (M, 2K), the increments of a full step in each component, pixels

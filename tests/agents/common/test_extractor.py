@@ -10,12 +10,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from face_align_env.agents.common.extractor import LRNExtractor, load_lrn
+from face_align_env.agents.common.extractor import LRNExtractor, find_lrn, load_lrn
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from face_align_env.networks.lrn import LRN
+from face_align_env.released import find_release
 
 Env = Callable[..., gym.Env[Any, Any]]
 SMALL: dict[type[BaseAlgorithm], dict[str, Any]] = {
@@ -103,3 +104,23 @@ def test_an_lrn_for_other_patches_is_an_error(toy_env: Env, new_lrn: Callable[..
             build(SAC, toy_env(), lrn=other)
     with pytest.raises(ValueError, match="Expected FaceAlign-v0's observations"):
         load_lrn(None, spaces.Dict(image=space["patches"]))  # type: ignore[index]
+
+
+def test_weights_are_found_by_the_name_of_their_release(toy_env: Env) -> None:
+    release = LRN.load(find_release("300w-68").path)
+    (extractor, *_) = extractors(build(PPO, toy_env(), lrn="300w-68"))
+    assert torch.equal(extractor.trunk.recurrent.weight, release.trunk.recurrent.weight)
+    with pytest.raises(ValueError, match=r"no released weights '300w'; there are .*300w-68"):
+        find_lrn("300w")
+
+
+def test_a_saved_model_needs_no_file_of_weights(toy_env: Env, lrn: LRN, tmp_path: Path) -> None:
+    path = tmp_path / "lrn.safetensors"
+    lrn.save(path)
+    for file in (path, str(path)):
+        with pytest.raises(ValueError, match=r"could not be loaded without that file.*lrn=LRN.load"):
+            build(SAC, toy_env(), lrn=file)
+    build(SAC, toy_env(), lrn=LRN.load(path)).save(tmp_path / "model.zip")
+    path.unlink()
+    (extractor, *_) = extractors(SAC.load(tmp_path / "model.zip", device="cpu"))
+    assert torch.equal(extractor.trunk.recurrent.weight, lrn.trunk.recurrent.weight)

@@ -216,3 +216,40 @@ def test_other_environments_are_an_error(toy_env: Any) -> None:
     observation = {key: value[None] for key, value in env.reset()[0].items()}
     with pytest.raises(ValueError, match="needs the infos of FaceAlign-v0"):
         buffer.add(observation, observation, np.zeros((1, 136)), np.zeros(1), np.zeros(1), [{}])
+
+
+def test_gymnasiums_infos_do_as_well(toy_dataset: Any, mean_shape: np.ndarray) -> None:
+    from gymnasium.vector import AutoresetMode
+
+    from face_align_env.initialization import MeanShape
+    from face_align_env.vector_env import FaceAlignVectorEnv
+
+    envs = FaceAlignVectorEnv(
+        2,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        dataset=toy_dataset("train"),
+        initializer=MeanShape(mean_shape),
+        max_iterations=2,
+        alpha_1=1e-9,
+    )
+    buffer = FaceReplayBuffer(
+        20, envs.single_observation_space, envs.single_action_space, "cpu", n_envs=2, faces=envs.task.source
+    )
+    obs, _ = envs.reset(seed=0)
+    given = []
+    for _ in range(4):
+        actions = envs.action_space.sample()
+        next_obs, rewards, terminated, truncated, infos = envs.step(actions)
+        last = {key: value.copy() for key, value in next_obs.items()}
+        for j in np.flatnonzero(truncated):
+            for key in last:
+                last[key][j] = infos["final_obs"][j][key]
+        buffer.add(obs, last, actions, rewards, terminated, infos)
+        given.append((obs, last))
+        obs = next_obs
+    data, rows, slots = sample(buffer, 30)
+    for i, (row, j) in enumerate(zip(rows.tolist(), slots.tolist(), strict=True)):
+        for key in ("patches", "history"):
+            np.testing.assert_array_equal(data.observations[key][i].numpy(), given[row][0][key][j])
+            np.testing.assert_array_equal(data.next_observations[key][i].numpy(), given[row][1][key][j])
+    assert data.dones.sum() == 0, "terminated was passed, and the limit only cuts off"
