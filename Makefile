@@ -24,7 +24,11 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	# Types are checked in the package as it is installed: the checkout does not have its modules' names.
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-compile \
+		--target build/lint .
+	cd build/lint && ../../$(BIN)/mypy --config-file ../../setup.cfg --cache-dir ../../.mypy_cache -p face_align_env
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

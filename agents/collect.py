@@ -286,7 +286,7 @@ def _append(storage: MinariStorage, episodes: list[EpisodeBuffer], first: int) -
     :param episodes: to write
     :param first: number of the first
     """
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     numbered = [replace(episode, id=first + i) for i, episode in enumerate(episodes)]
     with h5py.File(storage.data_path / "main_data.hdf5", "a", track_order=True) as file:

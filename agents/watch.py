@@ -199,6 +199,6 @@ def _start(run: RunFolder, method: str) -> GENInitializer | MeanShape:
 
 
 def _frame(env: FaceAlignEnv) -> Picture:
-    frame = env.render()
+    frame: Picture | None = env.render()
     assert frame is not None
     return frame

@@ -241,7 +241,8 @@ def valid_actions(actions: npt.ArrayLike, space: spaces.Box) -> npt.NDArray[np.f
         )
     if np.isnan(array).any():
         raise ValueError(f"The action holds {int(np.isnan(array).sum())} NaN; it must be made of numbers.")
-    return np.minimum(np.maximum(array, space.low), space.high)
+    clipped: npt.NDArray[np.float32] = np.minimum(np.maximum(array, space.low), space.high)
+    return clipped
 
 
 class EpisodeBatch:

@@ -57,7 +57,8 @@ class GENInitializer:
 
         with torch.inference_mode():
             images = torch.from_numpy(np.ascontiguousarray(crops)).to(self.gen.mean_shape.device)
-            return self.gen(images).float().cpu().numpy()
+            shapes: npt.NDArray[np.float32] = self.gen(images).float().cpu().numpy()
+            return shapes
 
 
 def make_initializer(

@@ -54,7 +54,8 @@ def normalizing_distance(
         d = np.where(counted[:, used].all(axis=1), d, np.nan)
     if (d <= 0).any():
         raise ValueError(f"Face {int(np.nanargmin(d))}: its '{normalizer}' distance is not positive; take another one.")
-    return d
+    distances: Floats = d
+    return distances
 
 
 def landmark_errors(
@@ -82,7 +83,8 @@ def mean_over_faces(errors: Floats) -> Floats:
     """
     known = ~np.isnan(errors)
     total = np.where(known, errors, 0).sum(axis=0)
-    return np.divide(total, known.sum(axis=0), out=np.full(errors.shape[1], np.nan), where=known.any(axis=0))
+    means: Floats = np.divide(total, known.sum(axis=0), out=np.full(errors.shape[1], np.nan), where=known.any(axis=0))
+    return means
 
 
 def asymmetry(landmarks: npt.NDArray[np.float32], counted: npt.NDArray[np.bool_] | None = None) -> Floats:

@@ -100,7 +100,8 @@ class PreparedFaces:
         """(K, 2) mean of the counted landmarks, crop pixels."""
         weights = self.counted[..., None].astype(np.float64)
         total = (self.landmarks * weights).sum(axis=0)
-        return (total / np.maximum(weights.sum(axis=0), 1)).astype(np.float32)
+        mean: npt.NDArray[np.float32] = (total / np.maximum(weights.sum(axis=0), 1)).astype(np.float32)
+        return mean
 
     def context(self, index: int) -> npt.NDArray[np.uint8]:
         """The crop of face ``index`` with its context: (S, S, 3) uint8, S = 256 + 2 x 48; not to be written to.

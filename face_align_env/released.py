@@ -191,17 +191,16 @@ def find_release(name: str, folder: str | os.PathLike[str] | None = None) -> Rel
     :raises WeightsError: its card is missing or cannot be used
     """
     names = released_names(folder)
-    card = _folder(folder) / f"{name}.json"
-    if name not in names and card.is_file():
+    path = _folder(folder) / f"{name}.safetensors"
+    if name not in names and path.with_suffix(".json").is_file():
         raise ValueError(
             f"The weights '{name}' are left out of the wheel of this package, which has their card. Copy "
-            f"{name}.safetensors from its source distribution into '{card.parent}', or train them: "
-            f"{load_card(card).command}"
+            f"{path.name} from its source distribution into '{path.parent}', or train them: "
+            f"{load_card(path.with_suffix('.json')).command}"
         )
     if name not in names:
         there = f"there are {', '.join(names)}" if names else "this copy of the package has none"
         raise ValueError(f"There are no released weights '{name}'; {there}. Train your own: face-align run")
-    path = _folder(folder) / f"{name}.safetensors"
     card = load_card(path.with_suffix(".json"))
     if card.name != name:
         _refuse(path.with_suffix(".json"), f"is the card of '{card.name}'")

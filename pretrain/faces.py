@@ -89,7 +89,7 @@ class DeviceFaces:
         """The same faces at a lower resolution, without reading them again."""
         faces = copy.copy(self)
         faces.size = size
-        faces.contexts = torch.cat([_reduce(chunk, size) for chunk in self.contexts.split(_CHUNK)])
+        faces.contexts = torch.cat([_reduce(chunk, size) for chunk in torch.split(self.contexts, _CHUNK)])
         return faces
 
     def __len__(self) -> int:

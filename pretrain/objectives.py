@@ -43,7 +43,8 @@ class GENObjective(Objective):
         self.network: GEN = gen
 
     def predict(self, crops: Tensor) -> Tensor:
-        return self.network(crops)
+        shapes: Tensor = self.network(crops)
+        return shapes
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         loss = nme(self.predict(batch.crops), batch.landmarks, batch.d, batch.counted).mean()
@@ -135,7 +136,8 @@ class CascadeObjective(Objective):
     def start(self, crops: Tensor) -> Tensor:
         """(N, K, 2) x_0."""
         with torch.no_grad():
-            return self._start[0](crops)
+            shapes: Tensor = self._start[0](crops)
+            return shapes
 
     def shapes(self, crops: Tensor, x_0: Tensor, history: Tensor | None = None) -> list[Tensor]:
         """x_1 .. x_m, each (N, K, 2), from x_0 and d_0 (None: zeros)."""

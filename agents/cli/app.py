@@ -220,11 +220,11 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
 ) -> None:
     """Measure each method of a run: Table 6's rows, as table, evaluation.json and figures."""
-    from face_align_env.agents import run as runs
+    from face_align_env.agents.evaluation.run_evaluation import evaluate as evaluate_run
 
     folder = run or _folder(dataset, landmarks, preset)
     announce(f"Evaluating {folder} on {device}")
-    runs.evaluate(folder, split, device, console, root, on, seed)
+    evaluate_run(folder, split, device, console, root, on, seed)
 
 
 @app.command("run")
@@ -264,14 +264,14 @@ def run_command(
     ] = None,
 ) -> None:
     """All of it into runs/NAME: GEN, LRN-2/-4/-8, GEN-LRN4/8, DCRN, evaluation. Goes on where it stopped."""
-    from face_align_env.agents import run as runs
     from face_align_env.agents.dcrn.training import AgentConfig
+    from face_align_env.agents.run_config import RunConfig
     from face_align_env.agents.run_seeds import run_seeds
     from face_align_env.pretrain.objectives import StartJitter, VisitedStates
 
     from face_align_env.augmentation import Augmentation
 
-    config = runs.RunConfig(
+    config = RunConfig(
         data=data_of(dataset, root, landmarks, option),
         preset=preset,
         seed=seed,

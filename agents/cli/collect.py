@@ -52,9 +52,10 @@ def collect(
 ) -> None:
     """Record episodes as a Minari dataset, under $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
     from face_align_env.agents import collect as recording
+    from face_align_env.agents.common.policies import Policy
 
     options: dict[str, Any] = {"dataset": "synthetic"}
-    chosen: recording.Policy | str = policy or "random"
+    chosen: Policy | str = policy or "random"
     name = str(chosen)
     if run is not None:
         chosen, options = recording.run_policy(run, policy or "dcrn", device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -29,7 +30,7 @@ def find_lrn(lrn: LRN | str | os.PathLike[str]) -> LRN:
     return LRN.load(lrn)
 
 
-def load_lrn(lrn: LRN | str | os.PathLike[str] | None, observation_space: spaces.Space) -> LRN:
+def load_lrn(lrn: LRN | str | os.PathLike[str] | None, observation_space: spaces.Space[Any]) -> LRN:
     """The LRN that an argument names, checked against the environment.
 
     :param lrn: see :func:`find_lrn`; None: a fresh ``compact`` one
@@ -81,4 +82,5 @@ class LRNExtractor(BaseFeaturesExtractor):
         return self if self._pretrained else super().apply(fn)
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        return self.trunk(observations["patches"], observations["history"])
+        features: Tensor = self.trunk(observations["patches"], observations["history"])
+        return features

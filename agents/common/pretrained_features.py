@@ -90,4 +90,5 @@ class PretrainedFeatures(VecEnvWrapper):
     def _see(self, observations: Any) -> npt.NDArray[np.float32]:
         device = next(self.lrn.parameters()).device
         state = (torch.from_numpy(observations[key]).to(device) for key in ("patches", "history"))
-        return self.lrn.trunk(*state).float().cpu().numpy()
+        features: npt.NDArray[np.float32] = self.lrn.trunk(*state).float().cpu().numpy()
+        return features

@@ -104,4 +104,5 @@ def play_held_out(act: Act, num_faces: int, **options: Any) -> Played:
 
 def spread(num_faces: int, wanted: int) -> list[int]:
     """Numbers of at most ``wanted`` faces, evenly spaced over all of them."""
-    return np.linspace(0, num_faces - 1, min(wanted, num_faces)).round().astype(int).tolist()
+    chosen: list[int] = np.linspace(0, num_faces - 1, min(wanted, num_faces)).round().astype(int).tolist()
+    return chosen

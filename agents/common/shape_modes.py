@@ -23,7 +23,8 @@ def shape_modes(shapes: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.
     if not 1 <= count <= deviations.shape[1]:
         raise ValueError(f"Shapes of {deviations.shape[1]} coordinates have 1 to as many modes, not {count}.")
     variances, axes = np.linalg.eigh(np.cov(deviations.T))
-    return (axes * np.sqrt(variances.clip(0))).T[::-1][:count].astype(np.float32)
+    scaled: npt.NDArray[np.float32] = (axes * np.sqrt(variances.clip(0))).T[::-1][:count].astype(np.float32)
+    return scaled
 
 
 class ShapeModes(VecEnvWrapper):

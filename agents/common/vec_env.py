@@ -74,7 +74,9 @@ class FaceAlignVecEnv(VecEnv):
         result = getattr(self.envs, method_name)(*args, **kwargs)
         return [result] * len(list(self._get_indices(indices)))
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
         return [False] * len(list(self._get_indices(indices)))
 
     def _get_indices(self, indices: VecEnvIndices) -> Iterable[int]:

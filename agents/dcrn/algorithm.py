@@ -293,7 +293,7 @@ class DCRN(DDPG):
             q = policy.critic.q1_forward(obs, data.actions)
             critic_loss = functional.mse_loss(q, y)
             policy.critic.optimizer.zero_grad()
-            critic_loss.backward()
+            critic_loss.backward()  # type: ignore[no-untyped-call]
             policy.critic.optimizer.step()
             losses["critic_loss"].append(critic_loss.item())
 
@@ -310,7 +310,7 @@ class DCRN(DDPG):
                     losses["imitation"].append(imitation.item())
                 policy.actor.optimizer.zero_grad()
                 # Only the actor's gradients are needed here.
-                actor_loss.backward(inputs=[p for p in policy.actor.parameters() if p.requires_grad])
+                actor_loss.backward(inputs=[p for p in policy.actor.parameters() if p.requires_grad])  # type: ignore[no-untyped-call]
                 policy.actor.optimizer.step()
                 losses["actor_loss"].append(actor_loss.item())
             losses["q"].append(q.mean().item())

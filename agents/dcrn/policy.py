@@ -35,7 +35,7 @@ class DCRNActor(BasePolicy):
     :param lrn: the network
     """
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Box, lrn: LRN) -> None:
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Box, lrn: LRN) -> None:
         super().__init__(observation_space, action_space, squash_output=True)
         self.lrn = lrn
 
@@ -46,7 +46,8 @@ class DCRNActor(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         assert isinstance(observation, dict)
-        return self(observation)
+        action: Tensor = self(observation)
+        return action
 
 
 class DCRNCritic(BaseModel):
@@ -61,7 +62,7 @@ class DCRNCritic(BaseModel):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
+        observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         trunk: LRNTrunk,
         action_limit: float,
@@ -84,7 +85,8 @@ class DCRNCritic(BaseModel):
 
     def q1_forward(self, obs: dict[str, Tensor], actions: Tensor) -> Tensor:
         """(N, 1) value of the only critic."""
-        return self(obs, actions)[0]
+        value: Tensor = self(obs, actions)[0]
+        return value
 
 
 class DCRNPolicy(TD3Policy):
@@ -110,7 +112,7 @@ class DCRNPolicy(TD3Policy):
 
     def __init__(
         self,
-        observation_space: spaces.Space,
+        observation_space: spaces.Space[Any],
         action_space: spaces.Box,
         lr_schedule: Schedule,
         lrn_config: LRNConfig | None = None,

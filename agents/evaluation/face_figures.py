@@ -22,7 +22,9 @@ from face_align_env.rendering import INITIAL, SCALE, Color, Picture, draw_captio
 
 with needs("plots", "A figure"):
     import matplotlib.pyplot as plt
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from matplotlib.patches import Circle
 
 _POSE_BINS = 5
 _FACES = 6  # in each row of the sheet
@@ -91,11 +93,11 @@ def error_by_landmark(outcomes: Sequence[Outcome], prepared: PreparedFaces, titl
         for (x, y), value in zip(shape, error, strict=True):
             if np.isfinite(value):  # where the landmark counts in some face
                 axes.add_patch(
-                    plt.Circle((x, y), value * d / 2, color=colors(100 * value / worst), alpha=0.85, linewidth=0)
+                    Circle((x, y), value * d / 2, color=colors(100 * value / worst), alpha=0.85, linewidth=0)
                 )
         axes.set(title=f"{outcome.row.method}: {outcome.row.nme:.2f} %", aspect="equal")
         axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xticks=[], yticks=[])
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, worst), colors)
+    scale = plt.cm.ScalarMappable(Normalize(0, worst), colors)
     figure.colorbar(
         scale, ax=panels, shrink=0.8, label="mean error of the landmark, % of the normaliser (discs: to scale)"
     )

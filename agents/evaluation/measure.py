@@ -95,7 +95,8 @@ class Episodes:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(N,) iterations until the end."""
-        return (~np.isnan(self.rewards)).sum(axis=0)
+        lengths: npt.NDArray[np.int64] = (~np.isnan(self.rewards)).sum(axis=0)
+        return lengths
 
     @property
     def saturated(self) -> npt.NDArray[np.bool_]:
@@ -104,11 +105,15 @@ class Episodes:
         With a discount of 0.9 these episodes return 10, whatever their length, and none returns more:
         1 + 0.9 + 0.9^2 + ... = 10, so that the terminal +10 is worth as much now as after any number of +1.
         """
-        return self.successes & ((self.rewards == 1).sum(axis=0) == self.lengths - 1)
+        gained: npt.NDArray[np.bool_] = self.successes & ((self.rewards == 1).sum(axis=0) == self.lengths - 1)
+        return gained
 
     def discounted(self, gamma: float = GAMMA) -> npt.NDArray[np.float64]:
         """(N,) returns as seen from the first state: the reward of iteration t counts gamma^(t - 1) times."""
-        return np.nansum(gamma ** np.arange(len(self.rewards))[:, None] * self.rewards, axis=0)
+        returns: npt.NDArray[np.float64] = np.nansum(
+            gamma ** np.arange(len(self.rewards))[:, None] * self.rewards, axis=0
+        )
+        return returns
 
 
 @dataclass(frozen=True, eq=False)

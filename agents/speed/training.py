@@ -55,7 +55,10 @@ class Agent:
 
         @torch.inference_mode()
         def start(crops: np.ndarray) -> np.ndarray:
-            return gen(torch.from_numpy(np.ascontiguousarray(crops)).to(bench.device)).float().cpu().numpy()
+            shapes: np.ndarray = (
+                gen(torch.from_numpy(np.ascontiguousarray(crops)).to(bench.device)).float().cpu().numpy()
+            )
+            return shapes
 
         self.env = VecMonitor(
             FaceAlignVecEnv(

@@ -104,7 +104,8 @@ def detect_faces(image: npt.NDArray[np.uint8], min_face: int = MIN_FACE) -> Boxe
         if len(boxes):
             break
     zoom = np.array([image.shape[1] / gray.shape[1], image.shape[0] / gray.shape[0]] * 2)
-    return (boxes + 0.5) * zoom - 0.5
+    in_photo: Boxes = (boxes + 0.5) * zoom - 0.5
+    return in_photo
 
 
 def look(gray: Gray, search: Search, min_face: int = MIN_FACE) -> Boxes:
@@ -158,7 +159,10 @@ def overlaps(boxes: Boxes, box: npt.NDArray[np.floating]) -> npt.NDArray[np.floa
     """(N,) intersection over union of (N, 4) boxes with another one, (4,)."""
     inner = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
     shared = inner.clip(0).prod(axis=1)
-    return shared / ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - shared)
+    overlap: npt.NDArray[np.float64] = shared / (
+        (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - shared
+    )
+    return overlap
 
 
 _LOCK = Lock()  # a cascade keeps notes while it searches: one photo at a time

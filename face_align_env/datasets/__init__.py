@@ -40,7 +40,8 @@ def dataset_class(name: str) -> type[FaceDataset]:
     if name not in REGISTRY:
         raise ValueError(f"Unknown dataset '{name}'. There are: {', '.join(REGISTRY)} (join several with '+').")
     module, _, attribute = REGISTRY[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    found: type[FaceDataset] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def dataset_splits(name: str) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def open_mat(path: Path) -> MatFile:
     :raises BadFaceError: the file is missing, empty, cut short, or of another kind; the message says which
     """
     with needs("data", f"'{path}'"):
-        import h5py  # type: ignore[import-untyped]
+        import h5py
 
     try:
         with open(path, "rb") as file:

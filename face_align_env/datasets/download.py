@@ -152,7 +152,7 @@ def _fetch(dataset: type[FaceDataset], archive: Archive, path: Path, progress: b
 
     :return: what ``download.json`` says
     """
-    import pooch  # type: ignore[import-untyped]
+    import pooch
 
     logger = pooch.get_logger()
     level = logger.level

@@ -128,7 +128,10 @@ def yaw_asymmetry(landmarks: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]
     right = np.linalg.norm(points[:, _NOSE_TIP] - points[:, _RIGHT_JAW], axis=-1)
     left = np.linalg.norm(points[:, _NOSE_TIP] - points[:, _LEFT_JAW], axis=-1)
     total = right + left
-    return np.divide(np.abs(right - left), total, out=np.zeros_like(total), where=total > 0)
+    asymmetry: npt.NDArray[np.float64] = np.divide(
+        np.abs(right - left), total, out=np.zeros_like(total), where=total > 0
+    )
+    return asymmetry
 
 
 def _is_train(frame: str) -> bool:

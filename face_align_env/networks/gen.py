@@ -135,7 +135,8 @@ class GEN(nn.Module):
         images = (reduce_crops(crops, self.config.input_size) - 127.5) / 64
         # Weights may be kept in another type than float32; the mean shape never is.
         offsets = self.head(self.features(images.to(next(self.parameters()).dtype)))
-        return self.mean_shape + (CROP_SIZE / 8) * offsets.float().unflatten(1, (self.num_landmarks, 2))
+        shapes: Tensor = self.mean_shape + (CROP_SIZE / 8) * offsets.float().unflatten(1, (self.num_landmarks, 2))
+        return shapes
 
     @torch.no_grad()
     def folded(self) -> GEN:

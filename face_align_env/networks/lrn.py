@@ -116,7 +116,8 @@ class LRNTrunk(nn.Module):
         """(N, K F) features of the patches (N, K, P, P, 3), F for each of them."""
         # (N K, 3, P, P) in channels-last memory: the patches' own order, nothing is moved
         images = patches.flatten(0, 1).permute(0, 3, 1, 2)
-        return self.encoder(images).view(len(patches), -1)
+        codes: Tensor = self.encoder(images).view(len(patches), -1)
+        return codes
 
     def remember(self, patch_features: Tensor, history: Tensor) -> Tensor:
         """(N, 512) d_{t+1} from the features of the patches and (N, 512) d_t."""

@@ -465,4 +465,5 @@ def faces_camera(head: Head, view: View, points: Array) -> npt.NDArray[np.bool_]
     way = points[:, None, :] + _STEPS[None, :, None] * toward
     z, xi = surface_z(head, way[..., 0].ravel(), way[..., 1].ravel())
     inside = (np.abs(xi) < 0.97) & (way[..., 2].ravel() < z - 0.03) & (way[..., 1].ravel() < head.chin)
-    return ~inside.reshape(len(points), -1).any(axis=1)
+    outside: npt.NDArray[np.bool_] = ~inside.reshape(len(points), -1).any(axis=1)
+    return outside

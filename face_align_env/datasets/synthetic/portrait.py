@@ -209,7 +209,8 @@ def light_surface(rng: np.random.Generator, view: View, light: Light, grid: Arra
     ]
     for _ in range(4):  # to the power of 16
         glance *= glance
-    return cv2.convertScaleAbs(cv2.merge([*planes, (255.0 * light.shine) * glance]))
+    shone: Image = cv2.convertScaleAbs(cv2.merge([*planes, (255.0 * light.shine) * glance]))
+    return shone
 
 
 def puffed(head: Head, wear: Wear, grid: Array, theta: Array, y: Array) -> Array:

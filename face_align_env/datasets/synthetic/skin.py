@@ -59,7 +59,8 @@ def noise_banks() -> tuple[Image, Image, Image]:
     streaks = cv2.GaussianBlur(rng.standard_normal((_BANK, _BANK)).astype(np.float32), (0, 0), 1.0, sigmaY=22.0)
 
     def picture(field: Array, spread: float) -> Image:
-        return np.clip(128.0 + spread * field / field.std(), 0, 255).astype(np.uint8)
+        noise: Image = np.clip(128.0 + spread * field / field.std(), 0, 255).astype(np.uint8)
+        return noise
 
     return picture(grain, 40.0), picture(blots, 45.0), picture(streaks, 50.0)
 
@@ -82,7 +83,8 @@ def colored(noise: Image, color: Color, low: float, high: float) -> Image:
 def some_color(rng: np.random.Generator) -> Color:
     """(3,) any colour, more often a dull one."""
     color = rng.uniform(10, 245, 3)
-    return color.mean() + (color - color.mean()) * rng.random()
+    shade: Color = color.mean() + (color - color.mean()) * rng.random()
+    return shade
 
 
 def plain(color: Color, height: int, width: int) -> Image:
@@ -245,7 +247,8 @@ def unit_circle(n: int) -> Array:
 
 def _ellipse(center: Array, rx: float, ry: float, n: int = 20) -> Array:
     """(..., n, 2) around the (..., 2) centers."""
-    return np.asarray(center)[..., None, :] + unit_circle(n) * np.array([rx, ry])
+    outline: Array = np.asarray(center)[..., None, :] + unit_circle(n) * np.array([rx, ry])
+    return outline
 
 
 # The rim of the iris, the iris, the pupil and the highlight, one after the other, in radii of the iris.
@@ -297,7 +300,8 @@ def _hair_color(rng: np.random.Generator, fair: bool) -> Color:
         hair = HAIR[7 + int(rng.integers(2))]
     elif dice < 0.19:  # dyed
         hair = rng.uniform(30, 220, 3)
-    return np.clip(hair * between(rng, 0.8, 1.2), 8, 235)
+    color: Color = np.clip(hair * between(rng, 0.8, 1.2), 8, 235)
+    return color
 
 
 def _paint_complexion(rng: np.random.Generator, canvas: Canvas, skin: Color, age: float) -> None:

@@ -169,7 +169,8 @@ def inside(points: Array, polygon: Array) -> npt.NDArray[np.bool_]:
     crosses = (ay > y) != (by > y)
     with np.errstate(divide="ignore", invalid="ignore"):
         at = ax + (y - ay) * (bx - ax) / (by - ay)
-    return ((crosses & (x < at)).sum(axis=1) % 2).astype(bool)
+    inside: npt.NDArray[np.bool_] = ((crosses & (x < at)).sum(axis=1) % 2).astype(bool)
+    return inside
 
 
 def covered(head: Head, view: View, wear: Wear, points: Array, pixels: Array) -> npt.NDArray[np.bool_]:
