@@ -216,7 +216,7 @@ class DCRN(DDPG):
     def _feature_buffer(self, config: LRNConfig) -> DictReplayBuffer:
         """A replay buffer for encoded states and a_t alone; in float16."""
         num_features = LRNTrunk(config).recurrent.in_features - config.hidden
-        observations = {
+        observations: dict[str, spaces.Space[Any]] = {
             "patch_features": spaces.Box(-np.inf, np.inf, (num_features,), np.float16),
             "history": spaces.Box(-1.0, 1.0, (config.hidden,), np.float16),
         }
