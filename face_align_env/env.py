@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,13 +11,20 @@ import numpy.typing as npt
 from gymnasium import logger, spaces
 from gymnasium.error import ResetNeeded
 
-from face_align_env.episodes import ALL, EpisodeBatch, make_task, valid_actions
+from face_align_env.datasets import FaceDataset
+from face_align_env.episodes import ALL, EpisodeBatch, check_reset_options, valid_actions
 from face_align_env.extras import needs
+from face_align_env.initialization import Initializer
+from face_align_env.keywords import Keywords, PathLike, Reward, SpecOfStrings, Termination, check_render_mode, make_task
+from face_align_env.prepared import FaceSource
+
+if TYPE_CHECKING:
+    from face_align_env.augmentation import Augmentation
 
 Observation = dict[str, npt.NDArray[Any]]
 
 
-class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
+class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):  # type: ignore[misc]
     """
     ## Description
 
@@ -167,9 +174,65 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 2}  # noqa: RUF012 - declared so by Gymnasium
 
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        dataset: str | FaceDataset | FaceSource = "synthetic",
+        split: str = "train",
+        root: PathLike | None = None,
+        landmarks: int | None = None,
+        dataset_options: Mapping[str, Any] | None = None,
+        initializer: PathLike | Initializer = "gen",
+        termination: Termination = "oracle",
+        terminate_at_limit: bool = False,
+        alpha_1: float = 0.07,
+        alpha_2: float | None = None,
+        beta_1: float = 0.03,
+        beta_2: float = -0.02,
+        max_iterations: int = 10,
+        reward: Reward = "paper",
+        iteration_cost: float = 0.0,
+        shaping_gamma: float = 0.9,
+        shaping_scale: float = 1.0,
+        action_limit: float = 32.0,
+        patch_size: int = 30,
+        normalizer: str | None = None,
+        margin: float | None = None,
+        augment: bool | Augmentation | Mapping[str, Any] = False,
+        learned_history: bool = False,
+        observe_time: bool = False,
+        device: str = "cpu",
+        render_mode: str | None = None,
+    ) -> None:
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        keywords = Keywords(
+            dataset=dataset,
+            split=split,
+            root=root,
+            landmarks=landmarks,
+            dataset_options=dataset_options,
+            initializer=initializer,
+            termination=termination,
+            terminate_at_limit=terminate_at_limit,
+            alpha_1=alpha_1,
+            alpha_2=alpha_2,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            max_iterations=max_iterations,
+            reward=reward,
+            iteration_cost=iteration_cost,
+            shaping_gamma=shaping_gamma,
+            shaping_scale=shaping_scale,
+            action_limit=action_limit,
+            patch_size=patch_size,
+            normalizer=normalizer,
+            margin=margin,
+            augment=augment,
+            learned_history=learned_history,
+            observe_time=observe_time,
+            device=device,
+        )
         self.render_mode = render_mode
-        self.task = make_task(**options)
+        self.task = make_task(keywords)
         self.episodes = EpisodeBatch(self.task, num_slots=1)
         self.observation_space = self.task.observation_space
         self.action_space = self.task.action_space
@@ -178,19 +241,27 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
         self._window: Any = None
         self._clock: Any = None
 
+    @property
+    def faces(self) -> FaceSource:
+        """Where the faces come from; a :class:`FaceReplayBuffer` makes its observations of them."""
+        return self.task.source
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode.
+        """Begin an episode. Where this fails for its arguments, the episode before goes on; otherwise there is none.
 
         :param seed: of the order of faces and of the random views
         :param options: ``{"index": i}`` plays face i
-        :raises ValueError: when there is no such face
+        :raises ValueError: when there is no such face, or no such option
         """
+        index = check_reset_options(options, ["index"]).get("index")
+        self._order.check(index)
         super().reset(seed=seed)
         if seed is not None:
             self._order = self.task.new_order()
-        index, view_seed = self._order.draw(self.np_random, (options or {}).get("index"))
+        self._running = False
+        index, view_seed = self._order.draw(self.np_random, index)
         self.episodes.begin(ALL, [index], [view_seed])
         self._running = True
         if self.render_mode == "human":
@@ -207,11 +278,12 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
         if not self._running:
             raise ResetNeeded("The episode has ended or not begun: call reset() before step().")
         actions = valid_actions(action, self.action_space)[None]
-        (reward,), (terminated,), (truncated,) = (each.tolist() for each in self.episodes.advance(ALL, actions))
+        outcome = self.episodes.advance(ALL, actions)
+        (reward,), (terminated,), (truncated,), (success,) = (each.tolist() for each in outcome)
         info = self._info()
         if terminated or truncated:
             self._running = False
-            info["is_success"] = terminated
+            info["is_success"] = success
         if self.render_mode == "human":
             self.render()
         return self._observation(), reward, terminated, truncated, info
@@ -241,13 +313,6 @@ class FaceAlignEnv(gym.Env[Any, npt.NDArray[np.float32]]):
             pygame.display.quit()
             pygame.quit()
             self._window = None
-
-    def learn_history(self) -> None:
-        """Let the policy write d_t from the next reset on; see :class:`~face_align_env.wrappers.LearnedHistory`."""
-        self.task = replace(self.task, learned_history=True)
-        self.episodes = EpisodeBatch(self.task, num_slots=1)
-        self.action_space = self.task.action_space
-        self._running = False
 
     def _observation(self) -> Observation:
         return {key: value[0] for key, value in self.episodes.observations().items()}

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from face_align_env.checks import check_choice, check_integer, check_number
+
 MAX_ITERATIONS = 10
 TERMINAL_REWARD = 10.0
-TIMEOUT_REWARD = -10.0
+FAILURE_REWARD = -10.0
 REWARDS = ("paper", "dense", "shaped")
 HISTORY_SIZE = 512  # of d_t
 DEFAULT_ACTION_LIMIT = 32.0  # pixels of the crop; bounds each coordinate of a_t, see FaceAlignEnv
@@ -51,20 +53,17 @@ class MDPParameters:
     shaping_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.reward not in REWARDS:
-            raise ValueError(f"reward must be one of {', '.join(REWARDS)}, got '{self.reward}'.")
-        if not np.isfinite(self.iteration_cost):
-            raise ValueError(f"iteration_cost must be a number, got {self.iteration_cost}.")
-        if not 0 <= self.shaping_gamma <= 1:
-            raise ValueError(f"shaping_gamma must be a discount from 0 to 1, got {self.shaping_gamma}.")
-        if not 0 < self.shaping_scale < np.inf:
-            raise ValueError(f"shaping_scale must be positive, got {self.shaping_scale}.")
-        if self.alpha_1 <= 0 or self.alpha_2 <= 0:
-            raise ValueError(f"alpha_1 and alpha_2 must be positive, got {self.alpha_1} and {self.alpha_2}.")
+        check_choice("reward", self.reward, REWARDS)
+        check_number("alpha_1", self.alpha_1, above=0)
+        check_number("alpha_2", self.alpha_2, above=0)
+        check_number("beta_1", self.beta_1, least=0, most=1)
+        check_number("beta_2", self.beta_2)
         if self.beta_2 > self.beta_1:
             raise ValueError(f"beta_2 ({self.beta_2}) must not exceed beta_1 ({self.beta_1}): see Eq. 4.")
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}.")
+        check_integer("max_iterations", self.max_iterations, least=1)
+        check_number("iteration_cost", self.iteration_cost, least=0)
+        check_number("shaping_gamma", self.shaping_gamma, least=0, most=1)
+        check_number("shaping_scale", self.shaping_scale, above=0)
 
 
 def euclidean(vectors: Any) -> Any:
@@ -100,7 +99,8 @@ def transition(x: Any, a: Any) -> Any:
 def is_terminal(nme_t: Any, a: Any, alpha_1: float, alpha_2: float) -> Any:
     """Eq. 3: whether ``s_t`` is a terminal state.
 
-    At test time the paper takes NME as 0: pass ``nme_t=0.0``.
+    At test time the paper takes NME as 0: pass ``nme_t=0.0``. What the state is worth is another question, see
+    :func:`reward`.
 
     :param nme_t: (N,) NME of ``x_t``, or 0.0
     :param a: (N, 2K) the action ``a_{t-1}`` that led to ``x_t``, pixels
@@ -112,13 +112,16 @@ def is_terminal(nme_t: Any, a: Any, alpha_1: float, alpha_2: float) -> Any:
     return (nme_t < alpha_1) & (abs(a).sum(-1) < alpha_2 * num_landmarks)
 
 
-def reward(nme_before: Any, nme_after: Any, terminal: Any, timeout: Any, beta_1: float, beta_2: float) -> Any:
+def reward(nme_before: Any, nme_after: Any, success: Any, ended: Any, beta_1: float, beta_2: float) -> Any:
     """Eq. 4, and the rewards of the last state.
+
+    The paper's terminal states all have an NME below ``alpha_1``, since its training knows the NME. An episode can end
+    without that, by its last allowed iteration or by a rule that looks at the action only: both cost -10.
 
     :param nme_before: (N,) NME of ``x_{t-1}``
     :param nme_after: (N,) NME of ``x_t``
-    :param terminal: (N,) bool, ``s_t`` is terminal (Eq. 3): +10
-    :param timeout: (N,) bool, the last allowed iteration has passed; without a terminal state: -10
+    :param success: (N,) bool, the episode ends with ``s_t``, and its NME is below ``alpha_1``: +10
+    :param ended: (N,) bool, the episode ends with ``s_t``; without success: -10
     :param beta_1: relative reduction that earns +1
     :param beta_2: relative reduction at or below which it costs -1
     :return: (N,) float64
@@ -128,7 +131,7 @@ def reward(nme_before: Any, nme_after: Any, terminal: Any, timeout: Any, beta_1:
     # Both hold only where NME is zero before and after: a perfect shape that stays perfect is no mistake,
     # and the first case of Eq. 4 comes first.
     step = np.where(improved, 1.0, np.where(worsened, -1.0, 0.0))
-    return np.where(terminal, TERMINAL_REWARD, np.where(timeout, TIMEOUT_REWARD, step))
+    return np.where(success, TERMINAL_REWARD, np.where(ended, FAILURE_REWARD, step))
 
 
 def dense_reward(nme_before: Any, nme_after: Any) -> Any:

@@ -5,7 +5,6 @@ The same lines serve NumPy arrays (the environment) and torch tensors (networks,
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,8 @@ import numpy as np
 from face_align_env.threads import share
 
 PATCH_SIZE = 30  # pixels; section 3.2
-_PROBE = [np.empty(0)]
-_HELD_BY_NOBODY_ELSE = sys.getrefcount(_PROBE[0])  # of an array in a list; versions of Python count differently
 _CHUNK = 128  # windows
 _WORTH_A_THREAD = 1 << 20  # bytes of windows
-_MOST_BUFFERS = 4  # this observation, the one before, and those of a collector that keeps a few
 
 
 def _gather_in_numpy(images: Any, starts: Any, rows: int, row_bytes: int, stride: int, out: Any) -> None:
@@ -135,30 +131,6 @@ def extract_patches(padded: Any, shapes: Any, patch_size: int = PATCH_SIZE, face
         (padded_height * row, row, channels, row, 1),
     )
     return windows[faces[:, None], top, left].reshape(result)
-
-
-class Buffers:
-    """Arrays for patches that are used again once nobody else holds them.
-
-    Memory that is new costs as much time as what is written into it. An array that was handed out, or of which a view
-    was taken, is referred to by its holder; one that only this object refers to is free, and its contents may change.
-    Not for several threads: two could find the same array free.
-    """
-
-    def __init__(self) -> None:
-        self._arrays: list[Any] = []
-
-    def get(self, shape: tuple[int, ...]) -> Any:
-        """A uint8 array of that shape, with any contents, which nobody else holds."""
-        for i in range(len(self._arrays)):
-            if sys.getrefcount(self._arrays[i]) == _HELD_BY_NOBODY_ELSE and self._arrays[i].shape == shape:
-                return self._arrays[i]
-        array = np.empty(shape, dtype=np.uint8)
-        self._arrays = [*self._arrays[1 - _MOST_BUFFERS :], array]
-        return array
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_arrays": []}  # what they hold is of no use elsewhere
 
 
 def _floor(values: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,22 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from face_align_env.episodes import ALL, EpisodeBatch, make_task, valid_actions
+from face_align_env.checks import check_flag, check_integer
+from face_align_env.datasets import FaceDataset
+from face_align_env.episodes import ALL, EpisodeBatch, Outcome, check_reset_options, valid_actions
+from face_align_env.initialization import Initializer
+from face_align_env.keywords import Keywords, PathLike, Reward, SpecOfStrings, Termination, check_render_mode, make_task
+from face_align_env.prepared import FaceSource
+
+if TYPE_CHECKING:
+    from face_align_env.augmentation import Augmentation
 
 Observation = dict[str, npt.NDArray[Any]]
 
 
-class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDArray[Any]]):
+class FaceAlignVectorEnv(  # type: ignore[misc]
+    SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.float32], npt.NDArray[Any]]
+):
     """N episodes of :class:`~face_align_env.env.FaceAlignEnv` as one batch; keywords, spaces and rules are the same.
 
     Slot j has its own generator and its own order of faces: after ``reset(seed=s)`` it plays exactly what a single
@@ -34,7 +44,12 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
     :param num_envs: N
     :param render_mode: ``"rgb_array"`` or None
     :param autoreset_mode: when a finished episode is followed by the next, see :class:`gymnasium.vector.AutoresetMode`
-    :param options: keywords of :class:`~face_align_env.env.FaceAlignEnv`
+    :param copy: whether each observation has arrays of its own. Otherwise two arrays of patches take turns: an
+        observation stays as it is until the second step or reset after it, which is enough for the algorithms of
+        Stable-Baselines3, and not for who keeps observations in a list
+    :param max_episode_steps: truncates an episode after that many steps, as :class:`gymnasium.wrappers.TimeLimit` does;
+        :func:`gymnasium.make_vec` passes it on
+    :raises ValueError: see :class:`~face_align_env.env.FaceAlignEnv`, whose keywords are the others
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - declared so by Gymnasium
@@ -49,18 +64,75 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
     def __init__(
         self,
         num_envs: int = 1,
+        dataset: str | FaceDataset | FaceSource = "synthetic",
+        split: str = "train",
+        root: PathLike | None = None,
+        landmarks: int | None = None,
+        dataset_options: Mapping[str, Any] | None = None,
+        initializer: PathLike | Initializer = "gen",
+        termination: Termination = "oracle",
+        terminate_at_limit: bool = False,
+        alpha_1: float = 0.07,
+        alpha_2: float | None = None,
+        beta_1: float = 0.03,
+        beta_2: float = -0.02,
+        max_iterations: int = 10,
+        reward: Reward = "paper",
+        iteration_cost: float = 0.0,
+        shaping_gamma: float = 0.9,
+        shaping_scale: float = 1.0,
+        action_limit: float = 32.0,
+        patch_size: int = 30,
+        normalizer: str | None = None,
+        margin: float | None = None,
+        augment: bool | Augmentation | Mapping[str, Any] = False,
+        learned_history: bool = False,
+        observe_time: bool = False,
+        device: str = "cpu",
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
-        **options: Any,
+        copy: bool = True,
+        max_episode_steps: int | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
-        self.task = make_task(**options)
+        check_integer("num_envs", num_envs, least=1)
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        if max_episode_steps is not None:
+            check_integer("max_episode_steps", max_episode_steps, least=1)
+        keywords = Keywords(
+            dataset=dataset,
+            split=split,
+            root=root,
+            landmarks=landmarks,
+            dataset_options=dataset_options,
+            initializer=initializer,
+            termination=termination,
+            terminate_at_limit=terminate_at_limit,
+            alpha_1=alpha_1,
+            alpha_2=alpha_2,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            max_iterations=max_iterations,
+            reward=reward,
+            iteration_cost=iteration_cost,
+            shaping_gamma=shaping_gamma,
+            shaping_scale=shaping_scale,
+            action_limit=action_limit,
+            patch_size=patch_size,
+            normalizer=normalizer,
+            margin=margin,
+            augment=augment,
+            learned_history=learned_history,
+            observe_time=observe_time,
+            device=device,
+        )
+        self.task = make_task(keywords)
         self.episodes = EpisodeBatch(self.task, num_envs)
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.copy = check_flag("copy", copy)
+        self.max_episode_steps = max_episode_steps
         self.single_observation_space = self.task.observation_space
         self.single_action_space = self.task.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -74,6 +146,12 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
             self._rngs.append(rng)
             self._seeds.append(seed)
         self._ended = np.zeros(num_envs, dtype=np.bool_)  # episodes that the next step or reset follows up
+        self._patches: list[npt.NDArray[np.uint8]] = []  # of the last two observations, without copy
+
+    @property
+    def faces(self) -> FaceSource:
+        """Where the faces come from, see :attr:`FaceAlignEnv.faces`."""
+        return self.task.source
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -93,12 +171,15 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin new episodes in all slots, or in those of ``options["reset_mask"]``.
 
+        Where this fails for its arguments, the episodes before go on; otherwise the slots have none.
+
         :param seed: slot j is seeded with ``seed + j``; or one seed (or None) for each slot
         :param options: ``index`` and ``reset_mask``, see above
-        :raises ValueError, TypeError: options that do not fit
+        :raises ValueError, TypeError: options that do not fit, or that do not exist
         """
-        options = options or {}
+        options = dict(check_reset_options(options, ["index", "reset_mask"]))
         mask = self._reset_mask(options.get("reset_mask"))
+        indices = self._indices(options.get("index"))
         if not (self.episodes.begun | mask).all():
             raise ResetNeeded("The first reset must be one of all slots; leave out options['reset_mask'].")
         seeds: Sequence[int | None]
@@ -113,8 +194,8 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
                 self._rngs[j], self._seeds[j] = seeding.np_random(slot_seed)
                 self._orders[j] = self.task.new_order()
 
-        self._begin(mask, options.get("index"))
-        return self.episodes.observations(), self._infos(mask)
+        self._begin(mask, indices)
+        return self._observations(), self._infos(mask)
 
     def step(
         self, actions: npt.NDArray[np.float32]
@@ -128,32 +209,31 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
         if not self.episodes.begun.all():
             raise ResetNeeded("Call reset() before step().")
         actions = valid_actions(actions, self.action_space)
-        rewards = np.zeros(self.num_envs, dtype=np.float64)
-        terminated = np.zeros(self.num_envs, dtype=np.bool_)
-        truncated = np.zeros(self.num_envs, dtype=np.bool_)
-
-        if not self._ended.any():
-            rewards, terminated, truncated = self.episodes.advance(ALL, actions)
+        begun = self._ended
+        if not begun.any():
+            outcome = self.episodes.advance(ALL, actions)
         elif self.autoreset_mode == AutoresetMode.NEXT_STEP:
             # The step after the end begins the next episode; its action is ignored and it earns nothing.
-            going_on = np.flatnonzero(~self._ended)
-            if going_on.size:
-                outcome = self.episodes.advance(going_on, actions[going_on])
-                rewards[going_on], terminated[going_on], truncated[going_on] = outcome
-            self._begin(self._ended)
+            self._begin(begun)
+            outcome = self._advance_some(np.flatnonzero(~begun), actions)
         else:
             raise ResetNeeded(
-                f"The episodes of slots {np.flatnonzero(self._ended).tolist()} have ended: reset them with "
+                f"The episodes of slots {np.flatnonzero(begun).tolist()} have ended: reset them with "
                 "options['reset_mask']."
             )
 
+        rewards, terminated, truncated, success = outcome
+        by_itself = terminated | truncated
+        if self.max_episode_steps is not None:  # as gymnasium.wrappers.TimeLimit, which does not know of is_success
+            truncated = truncated | (self.episodes.t >= self.max_episode_steps)
         ended = terminated | truncated
-        observations = self.episodes.observations()
+        verdict = {"is_success": (success, by_itself)} if by_itself.any() else {}
+        observations = self._observations()
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
             final: dict[str, Any] = {
                 "final_obs": _per_slot(observations, ended),
                 "_final_obs": ended.copy(),
-                "final_info": self._infos(ended, {"is_success": (terminated, ended)}),
+                "final_info": self._infos(ended, verdict),
                 "_final_info": ended.copy(),
             }
             self._begin(ended)
@@ -163,8 +243,26 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
             infos = {**final, **self._infos()}
         else:
             self._ended = ended
-            infos = self._infos(None, {"is_success": (terminated, ended)} if ended.any() else {})
+            infos = self._infos(None, verdict)
         return observations, rewards, terminated, truncated, infos
+
+    def _advance_some(self, slots: npt.NDArray[np.int64], actions: npt.NDArray[np.float32]) -> Outcome:
+        """One iteration in some slots; zeros and False for the others."""
+        flags = np.zeros((3, self.num_envs), dtype=np.bool_)
+        whole = Outcome(np.zeros(self.num_envs), *flags)
+        if slots.size:
+            for values, some in zip(whole, self.episodes.advance(slots, actions[slots]), strict=True):
+                values[slots] = some
+        return whole
+
+    def _observations(self) -> Observation:
+        """s_t of all slots, in arrays that nobody else has, or without ``copy`` in two that take turns."""
+        if self.copy:
+            return self.episodes.observations()
+        out = self._patches.pop(0) if len(self._patches) == 2 else None
+        observations = self.episodes.observations(out=out)
+        self._patches.append(observations["patches"])
+        return observations
 
     def render(self) -> tuple[Any, ...] | None:
         """A picture of each slot, see :meth:`FaceAlignEnv.render`."""
@@ -175,17 +273,25 @@ class FaceAlignVectorEnv(VectorEnv[Observation, npt.NDArray[np.float32], npt.NDA
             raise ResetNeeded("Call reset() before render().")
         return tuple(self.episodes.frame(j) for j in range(self.num_envs))
 
-    def _begin(self, mask: npt.NDArray[np.bool_], index: Any = None) -> None:
+    def _begin(self, mask: npt.NDArray[np.bool_], indices: Sequence[Any] | None = None) -> None:
         """Begin the next episode in each slot of ``mask``."""
         slots = np.flatnonzero(mask)
-        wanted = [index] * self.num_envs if index is None or np.ndim(index) == 0 else list(index)
+        drawn = [self._orders[j].draw(self._rngs[j], None if indices is None else indices[j]) for j in slots]
+        self.episodes.begin(slots, *zip(*drawn, strict=True))
+        self._ended = self._ended & ~mask
+
+    def _indices(self, index: Any) -> Sequence[Any] | None:
+        """The face of each slot that ``options["index"]`` wants."""
+        if index is None:
+            return None
+        wanted = list(index) if np.ndim(index) else [index] * self.num_envs
         if len(wanted) != self.num_envs:
             raise ValueError(
                 f"options['index'] must be one face, or one for each of the {self.num_envs} slots; got {len(wanted)}."
             )
-        drawn = [self._orders[j].draw(self._rngs[j], wanted[j]) for j in slots]
-        self.episodes.begin(slots, *zip(*drawn, strict=True))
-        self._ended = self._ended & ~mask
+        for order, face in zip(self._orders, wanted, strict=True):
+            order.check(face)
+        return wanted
 
     def _reset_mask(self, mask: Any) -> npt.NDArray[np.bool_]:
         if mask is None:

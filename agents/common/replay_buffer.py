@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from face_align_env.crops import CROP_SIZE
 from face_align_env.mdp import HISTORY_SIZE
-from face_align_env.patches import Buffers, extract_patches, inner, pad_in_place
+from face_align_env.patches import extract_patches, inner, pad_in_place
 from face_align_env.prepared import FaceSource
 
 
@@ -38,7 +38,7 @@ class FaceReplayBuffer(ReplayBuffer):
     :param n_envs: number of environments
     :param optimize_memory_usage: must be False, there is nothing left to save
     :param handle_timeout_termination: bootstrap past the 10-iteration limit; Algorithm 1 does not
-    :param faces: where the environment's faces come from, ``env.unwrapped.task.source``;
+    :param faces: where the environment's faces come from, ``env.unwrapped.faces``;
         :class:`~face_align_env.agents.dcrn.algorithm.DCRN` sets it by itself, :class:`FacesFromEnv` for any other
         algorithm
     :raises ValueError: the space is not FaceAlign-v0's, or ``optimize_memory_usage`` is True
@@ -83,7 +83,7 @@ class FaceReplayBuffer(ReplayBuffer):
         self.rewards = np.zeros(rows, np.float32)
         self.dones = np.zeros(rows, np.float32)
         self.timeouts = np.zeros(rows, np.float32)
-        self._buffers = Buffers()
+        self._padded: np.ndarray | None = None
 
     def add(  # type: ignore[override]
         self,
@@ -127,17 +127,19 @@ class FaceReplayBuffer(ReplayBuffer):
         if self.faces is None:
             raise ValueError(
                 "FaceReplayBuffer does not know the faces. "
-                "Pass replay_buffer_kwargs=dict(faces=env.unwrapped.task.source), or the callback FacesFromEnv()."
+                "Pass replay_buffer_kwargs=dict(faces=env.unwrapped.faces), or the callback FacesFromEnv()."
             )
         at = batch_inds, np.random.randint(0, self.n_envs, size=len(batch_inds))
         n, p = len(batch_inds), self.patch_size
-        padded = self._buffers.get((n, CROP_SIZE + 2 * p, CROP_SIZE + 2 * p, 3))
+        shape = (n, CROP_SIZE + 2 * p, CROP_SIZE + 2 * p, 3)
+        if self._padded is None or self._padded.shape != shape:
+            self._padded = np.empty(shape, np.uint8)  # kept: new memory costs as much as what is written into it
+        padded = self._padded
         self.faces.crops(self.indices[at], self.seeds[at], out=inner(padded, p))
         pad_in_place(padded, p)
 
         def observe(landmarks: np.ndarray, history: np.ndarray) -> dict[str, torch.Tensor]:
-            out = self._buffers.get((n, self.num_landmarks, p, p, 3))
-            patches = extract_patches(padded, landmarks[at], p, out=out)
+            patches = extract_patches(padded, landmarks[at], p)
             return {
                 "patches": torch.from_numpy(patches).to(self.device),
                 "history": torch.from_numpy(history[at]).to(self.device),
@@ -157,7 +159,7 @@ class FaceReplayBuffer(ReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the faces: they are read from the dataset again."""
-        return {**self.__dict__, "faces": None}
+        return {**self.__dict__, "faces": None, "_padded": None}
 
 
 def _one_by_one(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
@@ -182,7 +184,7 @@ class FacesFromEnv(BaseCallback):
     def _on_training_start(self) -> None:
         buffer = getattr(self.model, "replay_buffer", None)
         if isinstance(buffer, FaceReplayBuffer):
-            buffer.faces = self.training_env.get_attr("task", indices=0)[0].source
+            buffer.faces = self.training_env.get_attr("faces", indices=0)[0]
 
     def _on_step(self) -> bool:
         return True
