@@ -36,7 +36,7 @@ class Watched:
     :param frames: (512, 512, 3) uint8 each: s_0, then one an iteration
     :param nmes: of x_0, x_1, ..., x_T, fractions
     :param rewards: T of them
-    :param success: whether it ended in a terminal state
+    :param success: whether it ended in a terminal state, with an NME below alpha_1
     :param split: where the face is from
     """
 
@@ -109,12 +109,15 @@ def play(
         raise ValueError(f"There is no method '{method}'; there are {', '.join(METHODS)}.")
     data = run.data(root)
     policy = LRN.load({"lrn": run.policy}.get(method, run.weights(method))).eval()
-    options: dict[str, Any] = {"alpha_2": run.config.alpha_2, "termination": termination}
-    if method not in ("dcrn", "lrn"):
-        options["max_iterations"] = int(method.rpartition("lrn")[2].lstrip("-"))
-        options["termination"] = termination or "limit"
     prepared = data.prepare(split)
     split = prepared.dataset.split
+    # On faces that are not trained on, a film shows what a user of the policy gets, who has no ground truth.
+    by_method = "oracle" if prepared.dataset.is_train else "blind"
+    options: dict[str, Any] = {"alpha_2": run.config.alpha_2}
+    if method not in ("dcrn", "lrn"):
+        options["max_iterations"] = int(method.rpartition("lrn")[2].lstrip("-"))
+        by_method = "limit"
+    options["termination"] = termination or by_method
     if not 0 <= index < len(prepared):
         raise ValueError(f"There is no face {index}: --index goes from 0 to {len(prepared) - 1} in split '{split}'.")
     env = FaceAlignEnv(
@@ -137,7 +140,7 @@ def play(
         nmes.append(info["nme"])
         rewards.append(reward)
         ended = terminated or truncated
-    return Watched(tuple(frames), tuple(nmes), tuple(rewards), terminated, split)
+    return Watched(tuple(frames), tuple(nmes), tuple(rewards), info["is_success"], split)
 
 
 def save_frames(frames: Sequence[Picture], path: str | os.PathLike[str], fps: float = FPS) -> None:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
-from face_align_env.mdp import MAX_ITERATIONS, TIMEOUT_REWARD
+from face_align_env.mdp import FAILURE_REWARD, MAX_ITERATIONS
 from face_align_env.networks.lrn import LRN, preset
 
 
@@ -112,7 +112,7 @@ class Agent(nn.Module):
         nn.init.zeros_(self.mean.bias)
         self.log_std = nn.Parameter(torch.zeros(num_coefficients))
         self.value = nn.Linear(512, 1)
-        by_time = TIMEOUT_REWARD * gamma ** torch.arange(MAX_ITERATIONS - 1.0, -1.0, -1.0)
+        by_time = FAILURE_REWARD * gamma ** torch.arange(MAX_ITERATIONS - 1.0, -1.0, -1.0)
         self.value_by_time = nn.Embedding.from_pretrained(by_time[:, None], freeze=False)
 
     def forward(self, patches: Tensor, history: Tensor, iterations: Tensor) -> tuple[Normal, Tensor]:
@@ -140,7 +140,6 @@ def evaluate(agent: Agent, modes: Tensor, num_faces: int, initializer: Any) -> s
         split="test",
         dataset_options={"size": num_faces},
         initializer=initializer,
-        termination="oracle",  # the reward of training; a test split plays blind by default
     )
     observations, infos = envs.reset(seed=0, options={"index": np.arange(num_faces)})
     returns, nme, initial, success = np.zeros((4, num_faces))
@@ -170,7 +169,7 @@ def main(args: Args) -> None:
         initializer="mean",
     )
     task = envs.unwrapped.task
-    shapes = task.source.prepared.landmarks  # (N, K, 2) of the training faces
+    shapes = envs.unwrapped.faces.prepared.landmarks  # (N, K, 2) of the training faces
     axes = shape_modes(shapes, args.modes) if args.modes else np.eye(shapes[0].size, dtype=np.float32)
     modes = args.std * torch.from_numpy(axes)  # (M, 2K)
     lrn = LRN.load(args.lrn) if args.lrn else LRN(preset("tiny", task.num_landmarks))

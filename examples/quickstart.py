@@ -36,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
 
     env = gym.make("FaceAlign-v0", dataset_options={"size": args.size}, initializer="mean", render_mode="rgb_array")
-    truth = env.unwrapped.task.source.prepared.landmarks  # (N, K, 2); only a cheat looks here
+    truth = env.unwrapped.faces.prepared.landmarks  # (N, K, 2); only a cheat looks here
     env.action_space.seed(args.seed)
     policies = {
         "still": lambda info: np.zeros(env.action_space.shape, dtype=np.float32),

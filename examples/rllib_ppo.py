@@ -125,11 +125,11 @@ def main() -> None:
 
     faces: dict[str, Any] = {"landmarks": args.landmarks, "initializer": "mean"}
     train = {**faces, "dataset_options": {"size": args.size}, "reward": "dense"}
-    task = gym.make("FaceAlign-v0", **train).unwrapped.task
-    modes = args.step * shape_modes(task.source.prepared.landmarks, args.modes)
+    env = gym.make("FaceAlign-v0", **train).unwrapped
+    modes = args.step * shape_modes(env.faces.prepared.landmarks, args.modes)
     held_out = {
         "landmarks": args.landmarks,
-        "initializer": task.initializer,
+        "initializer": env.task.initializer,
         "dataset_options": {"size": args.eval_faces},
     }
 

@@ -70,16 +70,15 @@ def main() -> None:
 
     faces: dict[str, Any] = {"landmarks": args.landmarks}
     train = FaceAlignVecEnv(args.num_envs, dataset_options={"size": args.size}, initializer="mean", **faces)
-    task = train.get_attr("task")[0]
+    train_faces = train.get_attr("faces")[0]
     test = FaceAlignVecEnv(
         args.eval_faces,
         split="test",
         dataset_options={"size": args.eval_faces},
-        initializer=task.initializer,
-        termination="oracle",
+        initializer=train.get_attr("task")[0].initializer,
         **faces,
     )
-    modes = args.step * shape_modes(task.source.prepared.landmarks, args.modes)
+    modes = args.step * shape_modes(train_faces.prepared.landmarks, args.modes)
     lrn = args.lrn or LRN(preset("tiny", args.landmarks))
 
     # SAC in ten lines: features, replay buffer, environment.
@@ -92,7 +91,7 @@ def main() -> None:
             "features_extractor_kwargs": {"lrn": lrn, "freeze": args.freeze},
         },
         replay_buffer_class=FaceReplayBuffer,
-        replay_buffer_kwargs={"faces": task.source},
+        replay_buffer_kwargs={"faces": train_faces},
         buffer_size=20_000,
         learning_starts=args.learning_starts,
         learning_rate=7e-4,

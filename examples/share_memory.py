@@ -47,7 +47,7 @@ def play(size: int, barrier: Barrier, answers: multiprocessing.SimpleQueue[dict[
     env = gym.make("FaceAlign-v0", dataset_options={"size": size}, initializer="mean")
     env.reset(seed=0)
     start = time.perf_counter() - began
-    prepared = env.unwrapped.task.source.prepared
+    prepared = env.unwrapped.faces.prepared
     for index in range(len(prepared)):
         np.asarray(prepared.context(index))
     barrier.wait()

@@ -52,6 +52,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):  # typ
     |-----------|------------------------------------|--------------------------------------------------------------------|
     | `patches` | `Box(0, 255, (K, 30, 30, 3), uint8)` | p_t: RGB windows around the landmarks of x_t; beyond the crop its border is repeated |
     | `history` | `Box(-1, 1, (512,), float32)`      | d_t: the latest actions divided by `action_limit`, newest first, cut off at 512 numbers, zeros where there are none yet |
+    | `time_left` | `Box(0, 1, (1,), float32)`       | only with `observe_time`: the share of `max_iterations` that is left, on which the -10 depends |
 
     In the paper the policy writes d_t itself (d_{t+1} = LRN(s_t)). That is `LearnedHistory(env)`, or
     `learned_history=True`: the action becomes `[a_t, d_{t+1}]` in R^{2K + 512}, its second part comes back as the next
@@ -68,8 +69,9 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):  # typ
     - `+1` where (1 - beta_1) NME(x_{t-1}) >= NME(x_t): the error has shrunk by at least 3 %
     - `-1` where (1 - beta_2) NME(x_{t-1}) <= NME(x_t): the error has grown by at least 2 %
     - `0` otherwise
-    - `+10` instead, at a terminal state
-    - `-10` instead, when `max_iterations` have passed without one
+    - `+10` instead, where the episode ends at a terminal state with an NME below alpha_1
+    - `-10` instead, where it ends otherwise: by `max_iterations`, or, under blind termination, at rest on a face that
+      has not been found
 
     Variants, with the paper's as the default:
 
@@ -89,13 +91,15 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):  # typ
 
     ## Episode End
 
-    1. Termination (Eq. 3), never before the first action. `"oracle"`: NME(x_t) < alpha_1 and the L1 length of the
-       action < alpha_2 K. `"blind"`: the paper's rule for testing, NME is taken as 0, so only the action counts.
-       `"limit"`: a cascade of fixed length, never before `max_iterations` actions. Eq. 3's bound on the action says
-       when to stop, and that is given, so only NME(x_t) < alpha_1 is asked, of the last state: +10 and terminated
-       where it holds. A last step that is large and right is none to be punished.
-    2. Truncation: `max_iterations` actions without a terminal state; under `"limit"` too, -10: the cascade had its
-       length and has missed the face. Algorithm 1 of the paper treats it as an end.
+    1. Termination (Eq. 3), never before the first action. `"oracle"`, the default on every split: NME(x_t) < alpha_1
+       and the L1 length of the action < alpha_2 K. `"blind"`: the paper's rule for testing, where nobody knows the NME:
+       it is taken as 0, so only the action counts. It ends an episode wherever an agent stands still; the reward and
+       `is_success` still know the NME. `"limit"`: a cascade of fixed length, never before `max_iterations` actions.
+       Eq. 3's bound on the action says when to stop, and that is given, so only NME(x_t) < alpha_1 is asked, of the
+       last state: +10 and terminated where it holds. A last step that is large and right should not be penalised.
+    2. The limit: `max_iterations` actions without a terminal state, -10. It truncates the episode, as limits of time do
+       in Gymnasium; with `terminate_at_limit` it terminates it. Algorithm 1 of the paper does not bootstrap there, and
+       the -10 is part of Eq. 4, so `terminate_at_limit` with `observe_time` is the same problem for every algorithm.
 
     ## Info
 
@@ -107,7 +111,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):  # typ
     | `previous_landmarks` | x_{t-1}; at the beginning x_0                                                          |
     | `image_index`        | the face's number in the dataset                                                       |
     | `view_seed`          | with `augment`, the seed of the random view; with `image_index` it identifies the crop |
-    | `is_success`         | at the end only: whether the episode has terminated (Stable-Baselines3 logs it)        |
+    | `is_success`         | at the end only: whether it ended at a terminal state with an NME below alpha_1 (Stable-Baselines3 logs it) |
 
     ## Arguments
 
@@ -134,7 +138,8 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):  # typ
     | `landmarks`       | **int**                      | `None`        | Number of landmarks, where the dataset offers several              |
     | `dataset_options` | **dict**                     | `None`        | Further keywords of the dataset, e.g. `{"boxes": "detector"}`      |
     | `initializer`     | **str**, **path**, callable  | `"gen"`       | x_0: `"gen"`, the released GEN (where there is none: the mean shape, with a warning); `"mean"`, the mean shape of the training split; a file of GEN's weights; or any callable from (N, 256, 256, 3) crops to (N, K, 2) shapes |
-    | `termination`     | **str**                      | `None`        | `"oracle"`, `"blind"` or `"limit"`, see Episode End; None: oracle on the training split, blind on others |
+    | `termination`     | **str**                      | `"oracle"`    | `"oracle"`, `"blind"` or `"limit"`, see Episode End                |
+    | `terminate_at_limit` | **bool**                  | `False`       | Whether `max_iterations` terminate an episode; otherwise they truncate it |
     | `alpha_1`         | **float**                    | `0.07`        | Eq. 3's bound on NME                                               |
     | `alpha_2`         | **float**                    | `None`        | Eq. 3's bound on the action, pixels per landmark; None: Table 2's value for the dataset (3.0 on 300W) |
     | `beta_1`          | **float**                    | `0.03`        | Eq. 4: the relative reduction of NME that earns +1                 |
@@ -148,9 +153,15 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):  # typ
     | `patch_size`      | **int**                      | `30`          | Side of a patch, pixels                                            |
     | `normalizer`      | **str**                      | `None`        | Eq. 2's d: `"inter_ocular"`, `"inter_pupil"` or `"face_size"`; None: the dataset's own |
     | `margin`          | **float**                    | `None`        | Margin around a face's box, a fraction of its side; None: 0.15     |
-    | `augment`         | **bool**, `Augmentation`     | `False`       | Random views of the faces                                          |
+    | `augment`         | **bool**, `Augmentation`, **dict** | `False` | Random views of the faces; a dict has the values of an `Augmentation` |
     | `learned_history` | **bool**                     | `False`       | The policy writes d_t; see Observation Space                       |
+    | `observe_time`    | **bool**                     | `False`       | The observation has `time_left`                                    |
     | `device`          | **str**                      | `"cpu"`       | Where GEN runs                                                     |
+    | `render_mode`     | **str**                      | `None`        | `"human"` or `"rgb_array"`                                         |
+
+    A value that makes no sense is a `ValueError` that names its keyword. `env.spec.to_json()` works where the keywords
+    are names, numbers, paths and dictionaries of them; JSON has no place for an initializer that is a callable, nor for
+    a dataset object.
 
     Landmarks that a dataset marks as not annotated do not count in Eq. 2; occluded ones count, as in the published
     protocols (see `FaceDataset`).
@@ -167,7 +178,9 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):  # typ
     ```
 
     ## Version History
-    * v0: Initial version.
+    * v0: Initial version. Before its first release, splits other than the training one had blind termination by
+      default, and a blind end paid +10 whatever the NME: returns and successes on such splits from then cannot be
+      compared with those of now. The training split, and `"oracle"` and `"limit"` anywhere, have not changed.
     """  # noqa: E501 - Markdown tables do not wrap
 
     action_space: spaces.Box

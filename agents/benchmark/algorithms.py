@@ -152,7 +152,7 @@ def make_learner(
             keywords["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, noise))
         if sees_patches:
             keywords["replay_buffer_class"] = FaceReplayBuffer
-            keywords["replay_buffer_kwargs"] = {"faces": env.get_attr("task")[0].source}
+            keywords["replay_buffer_kwargs"] = {"faces": env.get_attr("faces")[0]}
     kind = "MultiInputPolicy" if sees_patches else "MlpPolicy"
     return made(kind, env, seed=seed, device="cpu", policy_kwargs=policy, **keywords)
 

@@ -202,7 +202,7 @@ def _load(own: Path, key: TrialKey, env: VecEnv) -> Learner:
     if isinstance(learner, OffPolicyAlgorithm):
         learner.load_replay_buffer(str(own / f"{CHECKPOINT}.pkl"))
         if isinstance(learner.replay_buffer, FaceReplayBuffer):
-            learner.replay_buffer.faces = env.get_attr("task")[0].source
+            learner.replay_buffer.faces = env.get_attr("faces")[0]
     return learner
 
 

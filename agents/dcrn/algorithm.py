@@ -211,7 +211,7 @@ class DCRN(DDPG):
     def _attach(self) -> None:
         """Give the replay buffer the environment's own faces to cut again."""
         if self.env is not None and isinstance(self.replay_buffer, FaceReplayBuffer):
-            self.replay_buffer.faces = self.env.get_attr("task")[0].source
+            self.replay_buffer.faces = self.env.get_attr("faces")[0]
 
     def _feature_buffer(self, config: LRNConfig) -> DictReplayBuffer:
         """A replay buffer for encoded states and a_t alone; in float16."""

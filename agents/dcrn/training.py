@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from stable_baselines3.common.vec_env import VecMonitor
 from tqdm import tqdm
 
 from face_align_env.augmentation import Augmentation
-from face_align_env.episodes import TERMINATIONS, make_task
 from face_align_env.extras import needs
 from face_align_env.files import atomic_path
-from face_align_env.mdp import MDPParameters
+from face_align_env.keywords import check_keywords
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 
@@ -58,16 +56,9 @@ class AgentConfig:
 def check_environment(options: Mapping[str, Any]) -> None:
     """Look at keywords of ``gym.make`` before hours of pretraining are spent on them.
 
-    :raises ValueError: FaceAlign-v0 has no such keyword, or its reward and termination cannot be made of them
+    :raises ValueError: FaceAlignEnv has no such keyword, or a value makes no sense
     """
-    known = inspect.signature(make_task).parameters
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        raise ValueError(f"FaceAlign-v0 has no keyword '{unknown[0]}'; it has {', '.join(known)}.")
-    constants = {field.name for field in fields(MDPParameters)}
-    MDPParameters(**{key: value for key, value in options.items() if key in constants and value is not None})
-    if options.get("termination") not in (None, *TERMINATIONS):
-        raise ValueError(f"termination must be one of {', '.join(TERMINATIONS)}, got '{options['termination']}'.")
+    check_keywords(options)
 
 
 class _Checkpoints(BaseCallback):

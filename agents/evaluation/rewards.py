@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from face_align_env.agents.evaluation.measure import GAMMA, Episodes, Outcome, Sheet, number
 
-from face_align_env.mdp import TERMINAL_REWARD, TIMEOUT_REWARD
+from face_align_env.mdp import FAILURE_REWARD, TERMINAL_REWARD
 
-REWARDS = (TERMINAL_REWARD, 1.0, 0.0, -1.0, TIMEOUT_REWARD)
+REWARDS = (TERMINAL_REWARD, 1.0, 0.0, -1.0, FAILURE_REWARD)
 _SHOWN = 4  # iterations with a line of their own; few episodes are longer
 
 

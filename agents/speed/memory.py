@@ -78,7 +78,7 @@ def player(num_faces: int, answer: multiprocessing.connection.Connection) -> Non
 
     env = FaceAlignEnv(dataset_options={"size": num_faces}, initializer="mean")
     env.reset(seed=0)
-    prepared = env.task.source.prepared
+    prepared = env.faces.prepared
     before = resident()
     for index in range(len(prepared)):
         np.asarray(prepared.context(index)).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import subprocess
 import sys
 import warnings
@@ -20,10 +21,11 @@ from writers.every import WRITERS
 from writers.support import REAL_DATA
 
 import face_align_env
-from face_align_env import FaceAlignEnv, LearnedHistory
+from face_align_env import FaceAlignEnv, FaceAlignVectorEnv, LearnedHistory
 from face_align_env.augmentation import Augmentation
 from face_align_env.crops import crop_transform, transform_points
 from face_align_env.datasets import REGISTRY, FaceDataset, dataset_class
+from face_align_env.keywords import Keywords, check_keywords
 from face_align_env.prepared import FaceSource, PreparedFaces
 
 Toy = Callable[..., FaceDataset]
@@ -70,7 +72,15 @@ def only_style_warnings() -> Any:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"augment": True}, {"learned_history": True}, {"reward": "shaped", "termination": "limit"}], ids=str
+    "options",
+    [
+        {},
+        {"augment": True},
+        {"learned_history": True, "observe_time": True},
+        {"reward": "shaped", "termination": "limit"},
+        {"termination": "blind", "terminate_at_limit": True},
+    ],
+    ids=str,
 )
 @pytest.mark.usefixtures("only_style_warnings")
 def test_env_checkers_pass(toy_dataset: Toy, options: dict[str, Any]) -> None:
@@ -189,10 +199,50 @@ def test_oracle_waits_for_a_small_error_and_blind_does_not(toy_dataset: Toy) -> 
         assert env.step(small_action())[2] is ends
 
 
-@pytest.mark.parametrize(("split", "termination"), [("train", "oracle"), ("test", "blind")])
-def test_termination_follows_the_split(toy_dataset: Toy, split: str, termination: str) -> None:
-    env = make(toy_dataset(split), initializer=corner)
-    assert env.task.termination == termination
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("termination", [None, "oracle", "blind", "limit"])
+def test_standing_still_is_no_success_on_any_split(split: str, termination: str | None) -> None:
+    options = {} if termination is None else {"termination": termination}
+    env = gym.make("FaceAlign-v0", split=split, dataset_options={"size": 20}, initializer="mean", **options)
+    for index in range(20):
+        _, info = env.reset(options={"index": index})
+        assert info["nme"] >= 0.07, "the test proves too little"
+        steps, ended, total = 0, False, 0.0
+        while not ended:
+            _, reward, terminated, truncated, info = env.step(np.zeros(A, dtype=np.float32))
+            steps, ended, total = steps + 1, terminated or truncated, total + reward
+        assert total == -10
+        assert info["is_success"] is False
+        assert terminated is (termination == "blind"), "only the blind rule takes rest for an end"
+        assert steps == (1 if termination == "blind" else 10)
+
+
+@pytest.mark.parametrize(("alpha_1", "reward"), [(1e-9, -10.0), (1e9, 10.0)])
+def test_a_blind_end_is_paid_by_the_error(toy_dataset: Toy, alpha_1: float, reward: float) -> None:
+    env = make(toy_dataset(), termination="blind", alpha_1=alpha_1)
+    env.reset(seed=0)
+    _, paid, terminated, truncated, info = env.step(small_action())
+    assert (paid, terminated, truncated) == (reward, True, False)
+    assert info["is_success"] is (reward == 10)
+
+
+def test_the_limit_terminates_where_that_is_wanted(toy_dataset: Toy) -> None:
+    for terminates in (False, True):
+        env = make(toy_dataset(), alpha_1=1e-9, max_iterations=2, terminate_at_limit=terminates)
+        env.reset(seed=0)
+        assert env.step(large_action())[2:4] == (False, False)
+        _, reward, terminated, truncated, info = env.step(large_action())
+        assert (reward, terminated, truncated) == (-10.0, terminates, not terminates)
+        assert info["is_success"] is False
+
+
+def test_the_time_left_can_be_observed(toy_dataset: Toy) -> None:
+    env = make(toy_dataset(), alpha_1=1e-9, max_iterations=4, observe_time=True)
+    left = [env.reset(seed=0)[0]["time_left"]]
+    left += [env.step(large_action())[0]["time_left"] for _ in range(4)]
+    np.testing.assert_array_equal(np.concatenate(left), np.float32([1, 0.75, 0.5, 0.25, 0]))
+    assert left[0] in env.observation_space["time_left"]
+    assert "time_left" not in make(toy_dataset()).reset()[0]
 
 
 def test_tenth_step_truncates_and_costs_ten(env: FaceAlignEnv) -> None:
@@ -208,7 +258,7 @@ def test_tenth_step_truncates_and_costs_ten(env: FaceAlignEnv) -> None:
 
 
 def test_terminal_state_at_the_tenth_step_is_no_timeout(toy_dataset: Toy) -> None:
-    env = make(toy_dataset(), termination="blind")
+    env = make(toy_dataset(), termination="blind", alpha_1=1e9)
     env.reset(seed=0)
     for t in range(9):
         env.step(large_action((-1) ** t))
@@ -321,8 +371,8 @@ def test_a_cascade_of_fixed_length_ends_at_the_limit(toy_dataset: Toy, alpha_1: 
 def test_normalizer_and_margin_reach_the_faces(toy_dataset: Toy) -> None:
     inter_pupil, wide = make(toy_dataset(), normalizer="inter_pupil"), make(toy_dataset(), margin=0.5)
     plain = make(toy_dataset())
-    assert (inter_pupil.task.source.prepared.d < plain.task.source.prepared.d).all()
-    assert (wide.task.source.prepared.d < plain.task.source.prepared.d).all()
+    assert (inter_pupil.faces.prepared.d < plain.faces.prepared.d).all()
+    assert (wide.faces.prepared.d < plain.faces.prepared.d).all()
 
 
 # -- which face, and seeds ---------------------------------------------------------------------------------------------
@@ -375,7 +425,7 @@ def test_views_differ_from_episode_to_episode(toy_dataset: Toy) -> None:
 def test_index_and_view_seed_identify_the_crop(toy_dataset: Toy) -> None:
     env = make(toy_dataset(), augment=True)
     _, info = env.reset(seed=3)
-    crops = env.task.source.crops(np.array([info["image_index"]]), np.array([info["view_seed"]]))
+    crops = env.faces.crops(np.array([info["image_index"]]), np.array([info["view_seed"]]))
     np.testing.assert_array_equal(env.episodes.padded[:, 30:-30, 30:-30], crops)
 
 
@@ -413,7 +463,7 @@ def test_mean_start_needs_the_training_split(toy_dataset: Toy) -> None:
 
 
 def test_gen_without_weights_warns_and_starts_from_the_mean(toy_dataset: Toy, monkeypatch: Any) -> None:
-    monkeypatch.setattr("face_align_env.episodes.released_gen", lambda *_: None)
+    monkeypatch.setattr("face_align_env.keywords.released_gen", lambda *_: None)
     with pytest.warns(UserWarning, match="face-align pretrain gen") as caught:
         env = gym.make("FaceAlign-v0", dataset=toy_dataset())
     assert len([each for each in caught if "pretrain gen" in str(each.message)]) == 1
@@ -453,10 +503,28 @@ def test_an_episode_must_begin_and_not_be_over(toy_dataset: Toy) -> None:
         env.step(large_action())
 
 
-@pytest.mark.parametrize("index", [-1, 6])
-def test_there_must_be_such_a_face(env: FaceAlignEnv, index: int) -> None:
-    with pytest.raises(ValueError, match=f"0 to 5, got {index}"):
-        env.reset(options={"index": index})
+@pytest.mark.parametrize("options", [{"index": -1}, {"index": 6}, {"index": 1.5}, {"index": "2"}, {"indx": 2}], ids=str)
+def test_a_reset_that_is_refused_leaves_the_episode_whole(toy_dataset: Toy, options: dict[str, Any]) -> None:
+    (key, value), env, other = *options.items(), make(toy_dataset()), make(toy_dataset())
+    for each in (env, other):
+        each.reset(seed=0)
+    with pytest.raises(ValueError, match=f"0 to 5, got {value!r}" if key == "index" else "options index; got 'indx'"):
+        env.reset(seed=7, options=options)
+    np.testing.assert_equal(env.step(large_action()), other.step(large_action()))
+    np.testing.assert_equal(env.reset(), other.reset())
+
+
+def test_a_reset_that_fails_leaves_no_episode(toy_dataset: Toy) -> None:
+    shapes = [np.full((1, 68, 2), 128.0), np.full((1, 68, 2), np.nan), np.full((1, 68, 2), 128.0)]
+    env = make(toy_dataset(), initializer=lambda crops: shapes.pop(0), render_mode="rgb_array")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="not finite"):
+        env.reset()
+    for too_early in (lambda: env.step(large_action()), env.render):
+        with pytest.raises(ResetNeeded):
+            too_early()
+    env.reset()
+    env.step(large_action())
 
 
 @pytest.mark.parametrize(
@@ -470,6 +538,21 @@ def test_there_must_be_such_a_face(env: FaceAlignEnv, index: int) -> None:
         ({"normalizer": "nose"}, "inter_ocular"),
         ({"initializer": "nowhere.safetensors"}, "nowhere"),
         ({"landmarks": 29}, "dataset's name"),
+        ({"action_limit": np.inf}, "action_limit"),
+        ({"action_limit": "32"}, "action_limit"),
+        ({"alpha_1": np.nan}, "alpha_1"),
+        ({"max_iterations": 2.5}, "max_iterations"),
+        ({"patch_size": -1}, "patch_size"),
+        ({"margin": np.nan}, "margin"),
+        ({"learned_history": "yes"}, "learned_history"),
+        ({"observe_time": 1}, "observe_time"),
+        ({"terminate_at_limit": None}, "terminate_at_limit"),
+        ({"augment": "yes"}, "augment"),
+        ({"initializer": 3}, "initializer"),
+        ({"split": None}, "split"),
+        ({"device": 0}, "device"),
+        ({"dataset_options": 3}, "dataset_options"),
+        ({"render_mode": "ansi"}, "render_mode must be None or one of human, rgb_array, got 'ansi'"),
     ],
     ids=str,
 )
@@ -479,13 +562,31 @@ def test_wrong_keywords_are_refused(toy_dataset: Toy, options: dict[str, Any], m
 
 
 def test_unknown_keywords_are_refused(toy_dataset: Toy) -> None:
-    with pytest.raises(TypeError, match="alpha_3"):
+    with pytest.raises(TypeError, match=r"FaceAlignEnv.*alpha_3"):
         make(toy_dataset(), alpha_3=1)
+    with pytest.raises(ValueError, match="FaceAlignEnv has no keyword 'alpha1'; did you mean 'alpha_1'"):
+        check_keywords({"alpha1": 1})
+    with pytest.raises(ValueError, match="alpha_1 must be above 0, got -1"):
+        check_keywords({"alpha_1": -1})
+    assert check_keywords({"alpha_1": 0.1}).alpha_1 == 0.1
+
+
+def test_the_keywords_are_the_same_everywhere() -> None:
+    def keywords(function: Callable[..., Any], *others: str) -> dict[str, tuple[Any, Any]]:
+        parameters = inspect.signature(function).parameters.values()
+        return {p.name: (p.default, p.annotation) for p in parameters if p.name not in ("self", *others)}
+
+    expected = keywords(Keywords.__init__)
+    assert keywords(FaceAlignEnv.__init__, "render_mode") == expected
+    own = ("num_envs", "render_mode", "autoreset_mode", "copy", "max_episode_steps")
+    assert keywords(FaceAlignVectorEnv.__init__, *own) == expected
+    for name in expected:
+        assert f"| `{name}` " in (FaceAlignEnv.__doc__ or ""), "its docstring's table is the documentation"
 
 
 def test_a_source_brings_its_own_augmentation(toy_dataset: Toy) -> None:
     source = FaceSource(PreparedFaces(toy_dataset()), Augmentation())
-    assert make(source).task.source is source
+    assert make(source).faces is source
     with pytest.raises(ValueError, match="leave them out"):
         make(source, augment=True)
 
@@ -495,7 +596,7 @@ def test_a_source_brings_its_own_augmentation(toy_dataset: Toy) -> None:
 
 def test_importing_the_package_is_cheap() -> None:
     program = (
-        "import sys, time; start = time.perf_counter(); import face_align_env; took = time.perf_counter() - start\n"
+        "import sys, time; start = time.process_time(); import face_align_env; took = time.process_time() - start\n"
         "heavy = {'torch', 'cv2', 'stable_baselines3', 'matplotlib', 'scipy'} & set(sys.modules)\n"
         "import face_align_env.env, face_align_env.vector_env\n"
         "print(took, sorted(heavy), 'torch' in sys.modules)"
@@ -514,6 +615,20 @@ def test_names_of_the_package() -> None:
         assert name in dir(face_align_env)
     with pytest.raises(AttributeError, match="nothing"):
         _ = face_align_env.nothing
+
+
+def test_the_spec_can_be_written_as_json(tmp_path: Path) -> None:
+    from gymnasium.envs.registration import EnvSpec
+
+    WRITERS["300w"](tmp_path)
+    options = {"dataset": "300w", "root": tmp_path, "initializer": "mean", "augment": {"rotation": 5.0}}
+    warnings.filterwarnings("ignore", message=".*of the protocol's.*")
+    env = gym.make("FaceAlign-v0", **options)
+    assert env.spec is not None
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    np.testing.assert_equal(again.reset(seed=0), env.reset(seed=0))
+    envs = gym.make_vec("FaceAlign-v0", num_envs=2, **options)
+    assert str(tmp_path) in envs.spec.to_json()
 
 
 def test_the_module_prefix_registers_the_environment() -> None:

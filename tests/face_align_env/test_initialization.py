@@ -14,8 +14,8 @@ import torch
 from writers.release import card_of, micro_gen, micro_lrn, write_bundle
 
 from face_align_env import released
-from face_align_env.episodes import make_task
 from face_align_env.initialization import GENInitializer, Initializer, MeanShape, make_initializer, released_gen
+from face_align_env.keywords import Keywords, make_task
 from face_align_env.landmarks import get_scheme
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.weights import WeightsError
@@ -83,7 +83,7 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Release:
 def test_without_releases_there_is_no_gen(release: Release) -> None:
     assert released_gen(SCHEME) is None
     with pytest.warns(UserWarning, match="face-align pretrain gen"):
-        make_task("synthetic", dataset_options={"size": 2})
+        make_task(Keywords("synthetic", dataset_options={"size": 2}))
 
 
 def test_photos_and_drawn_faces_start_from_their_own_kind(release: Release) -> None:
@@ -106,7 +106,7 @@ def test_episodes_start_from_the_released_gen_of_their_dataset(release: Release)
     path.with_suffix(".json").write_text(json.dumps(card_of(path, gen, micro_lrn())))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn = make_task("synthetic", dataset_options={"size": 2}).initializer
+        drawn = make_task(Keywords("synthetic", dataset_options={"size": 2})).initializer
     assert isinstance(drawn, GENInitializer)
     torch.testing.assert_close(drawn.gen.mean_shape, gen.mean_shape, rtol=0, atol=0)
 

@@ -97,18 +97,18 @@ def test_eq_4(before: float, after: float, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("terminal", "timeout", "expected"),
-    [(True, False, 10.0), (False, True, -10.0), (True, True, 10.0), (False, False, 1.0)],
+    ("success", "ended", "expected"),
+    [(True, True, 10.0), (False, True, -10.0), (False, False, 1.0)],
 )
-def test_reward_of_the_last_state(terminal: bool, timeout: bool, expected: float) -> None:
-    flags = np.array([terminal]), np.array([timeout])
+def test_reward_of_the_last_state(success: bool, ended: bool, expected: float) -> None:
+    flags = np.array([success]), np.array([ended])
     assert reward(np.array([1.0]), np.array([0.5]), *flags, BETA_1, BETA_2).tolist() == [expected]
 
 
 def test_reward_is_batched() -> None:
     before, after = np.array([1.0, 1.0, 1.0, 1.0]), np.array([0.9, 1.0, 1.1, 0.9])
-    terminal = np.array([False, False, False, True])
-    rewards = reward(before, after, terminal, np.zeros(4, dtype=bool), BETA_1, BETA_2)
+    ended = np.array([False, False, False, True])
+    rewards = reward(before, after, ended, ended, BETA_1, BETA_2)
     assert rewards.tolist() == [1.0, 0.0, -1.0, 10.0]
     assert rewards.dtype == np.float64
 
@@ -159,7 +159,7 @@ def test_torch_and_numpy_agree() -> None:
 
 def test_table_2() -> None:
     assert MDPParameters() == MDPParameters(0.07, 3.0, 0.03, -0.02, 10)
-    assert (mdp.TERMINAL_REWARD, mdp.TIMEOUT_REWARD) == (10.0, -10.0)
+    assert (mdp.TERMINAL_REWARD, mdp.FAILURE_REWARD) == (10.0, -10.0)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,15 @@ def test_table_2() -> None:
         {"alpha_1": 0.0},
         {"alpha_2": -1.0},
         {"beta_1": -0.05},
+        {"beta_1": 1.5},
+        {"beta_2": -np.inf},
+        {"alpha_1": np.nan},
+        {"alpha_1": np.inf},
+        {"alpha_2": "3"},
+        {"alpha_2": True},
         {"max_iterations": 0},
+        {"max_iterations": 2.5},
+        {"iteration_cost": -0.1},
         {"reward": "sparse"},
         {"iteration_cost": np.nan},
         {"shaping_gamma": 1.5},

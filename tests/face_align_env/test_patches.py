@@ -9,7 +9,7 @@ import torch
 
 from face_align_env import patches as module
 from face_align_env import threads
-from face_align_env.patches import Buffers, extract_patches, inner, pad_crops, pad_in_place
+from face_align_env.patches import extract_patches, inner, pad_crops, pad_in_place
 
 
 def naive(crops: npt.NDArray[np.uint8], shapes: npt.NDArray[np.float32], p: int) -> npt.NDArray[np.uint8]:
@@ -163,32 +163,3 @@ def test_the_compiled_loops_refuse_what_would_leave_the_memory() -> None:
     out.flags.writeable = False
     with pytest.raises(TypeError, match="read-write"):
         native.gather(images, np.array([0, 1]), 3, 30, 90, out)
-
-
-def test_a_buffer_is_used_again_when_nobody_holds_it_any_more() -> None:
-    buffers = Buffers()
-    first = buffers.get((4, 5))
-    place = first.ctypes.data
-    second = buffers.get((4, 5))
-    assert second.ctypes.data != place, "the first is still held"
-    del first
-    assert buffers.get((4, 5)).ctypes.data == place
-    for hold in (
-        lambda array: array[1:],
-        lambda array: array.reshape(-1).view(np.int8),
-        torch.from_numpy,
-        memoryview,
-        lambda array: {"patches": [array]},
-    ):
-        held = hold(buffers.get((4, 5)))
-        assert buffers.get((4, 5)).ctypes.data != place, hold
-        del held
-        assert buffers.get((4, 5)).ctypes.data == place
-    assert buffers.get((4, 6)).shape == (4, 6)
-
-
-def test_buffers_do_not_pile_up() -> None:
-    buffers = Buffers()
-    held = [buffers.get((3,)) for _ in range(20)]
-    assert len({array.ctypes.data for array in held}) == 20
-    assert len(buffers._arrays) <= 4

@@ -20,7 +20,7 @@ import pytest
 from face_align_env import store
 from face_align_env.datasets import Annotation, BadFaceError, load_dataset
 from face_align_env.datasets.joined import JoinedDataset
-from face_align_env.episodes import make_task
+from face_align_env.keywords import Keywords, make_task
 from face_align_env.prepared import PreparedFaces, prepare_on_disk
 
 
@@ -341,7 +341,7 @@ def test_entries_are_those_of_a_dataset(cache: Path, kept_faces: Any) -> None:
 
 def test_episodes_are_the_same_with_and_without_the_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def batch() -> Any:
-        task = make_task("synthetic", dataset_options={"size": 3}, initializer="mean", augment=True)
+        task = make_task(Keywords("synthetic", dataset_options={"size": 3}, initializer="mean", augment=True))
         return task.source.batch(np.array([2, 0]), np.array([5, 6]))
 
     batch()

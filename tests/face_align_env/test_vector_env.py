@@ -14,6 +14,7 @@ import pytest
 import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 
 from face_align_env import FaceAlignEnv, FaceAlignVectorEnv, LearnedHistory
 from face_align_env.datasets import FaceDataset
@@ -33,7 +34,13 @@ def vector(dataset: FaceDataset | FaceSource, num_envs: int = N, **options: Any)
 def singles(dataset: FaceDataset | FaceSource, mode: AutoresetMode, num_envs: int = N, **options: Any) -> SyncVectorEnv:
     """N single environments behind Gymnasium's own vector environment."""
     options = {"initializer": "mean", **options}
-    return SyncVectorEnv([lambda: FaceAlignEnv(dataset=dataset, **options)] * num_envs, autoreset_mode=mode)
+    limit = options.pop("max_episode_steps", None)
+
+    def make() -> gym.Env[Any, Any]:
+        env = FaceAlignEnv(dataset=dataset, **options)
+        return env if limit is None else TimeLimit(env, limit)
+
+    return SyncVectorEnv([make] * num_envs, autoreset_mode=mode)
 
 
 def corner(crops: np.ndarray) -> np.ndarray:
@@ -85,6 +92,9 @@ def one_thread() -> Iterator[None]:
         ({"learned_history": True, "termination": "blind"}, 200),
         ({"reward": "shaped", "shaping_scale": 0.3, "iteration_cost": 0.1}, 100),
         ({"reward": "shaped", "termination": "limit", "max_iterations": 3, "alpha_1": 0.3}, 100),
+        ({"observe_time": True, "terminate_at_limit": True, "max_iterations": 3, "alpha_1": 0.3}, 100),
+        ({"max_episode_steps": 3, "max_iterations": 5, "termination": "blind"}, 100),
+        ({"max_episode_steps": 3, "max_iterations": 3, "terminate_at_limit": True, "alpha_1": 0.3}, 100),
     ],
     ids=str,
 )
@@ -247,8 +257,39 @@ def test_index_chooses_faces(toy_dataset: Toy) -> None:
     assert env.reset(options={"index": np.array([1, 1, 3])})[1]["image_index"].tolist() == [1, 1, 3]
     with pytest.raises(ValueError, match="each of the 3 slots; got 2"):
         env.reset(options={"index": [1, 2]})
-    with pytest.raises(ValueError, match="0 to 5"):
-        env.reset(options={"index": [1, 2, 6]})
+
+
+@pytest.mark.parametrize("options", [{"index": [1, 2, 6]}, {"index": -1}, {"index": [0, 1]}, {"reset": 1}], ids=str)
+def test_a_reset_that_is_refused_leaves_the_episodes_whole(toy_dataset: Toy, options: dict[str, Any]) -> None:
+    env, other = vector(toy_dataset()), vector(toy_dataset())
+    for each in (env, other):
+        each.reset(seed=0)
+    with pytest.raises(ValueError, match="index"):
+        env.reset(seed=7, options=options)
+    actions = np.full((N, 136), 4.0, dtype=np.float32)
+    assert_same(env.step(actions), other.step(actions))
+    assert_same(env.reset(), other.reset())
+
+
+@MODES
+def test_a_reset_that_fails_leaves_no_episode(toy_dataset: Toy, mode: AutoresetMode) -> None:
+    calls: list[int] = []
+
+    def initializer(crops: np.ndarray) -> np.ndarray:
+        calls.append(len(crops))
+        return corner(crops) if len(calls) != 2 else corner(crops) + np.nan
+
+    env = vector(toy_dataset(), initializer=initializer, max_iterations=1, alpha_1=1e-6, autoreset_mode=mode)
+    env.reset(seed=0)
+    actions = np.full((N, 136), 4.0, dtype=np.float32)
+    if mode != AutoresetMode.SAME_STEP:
+        env.step(actions)  # ends the episodes
+    with pytest.raises(ValueError, match="not finite"):
+        env.reset() if mode == AutoresetMode.DISABLED else env.step(actions)
+    with pytest.raises(ResetNeeded):
+        env.step(actions)
+    env.reset()
+    env.step(actions)
 
 
 def test_each_slot_can_have_its_own_seed(toy_dataset: Toy) -> None:
@@ -280,8 +321,26 @@ def test_wrong_actions_and_too_early_steps_are_refused(toy_dataset: Toy) -> None
         env.step(np.zeros(136))
     with pytest.raises(ValueError, match="136 NaN"):
         env.step(np.stack([np.zeros(136), np.full(136, np.nan), np.zeros(136)]))
-    with pytest.raises(ValueError, match="num_envs"):
-        FaceAlignVectorEnv(0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_envs": 0},
+        {"num_envs": 1.5},
+        {"render_mode": "human"},
+        {"copy": 1},
+        {"max_episode_steps": 0},
+        {"alpha_1": -1.0},
+        {"termination": None},
+    ],
+    ids=str,
+)
+def test_wrong_keywords_are_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        gym.make_vec("FaceAlign-v0", **{"num_envs": 2, **options})
+    with pytest.raises(TypeError, match=r"FaceAlignVectorEnv.*alpha_3"):
+        gym.make_vec("FaceAlign-v0", alpha_3=1)
 
 
 @pytest.mark.parametrize("mode", ["sync", "async", "vector_entry_point"])
@@ -318,7 +377,7 @@ def test_make_vec_with_a_learned_history(toy_dataset: Toy) -> None:
 
 def test_slots_share_one_source(toy_dataset: Toy) -> None:
     source = FaceSource(PreparedFaces(toy_dataset()))
-    assert vector(source).task.source is source
+    assert vector(source).faces is source
 
 
 def test_initializer_is_called_once_for_all_faces(toy_dataset: Toy) -> None:
@@ -344,6 +403,38 @@ def test_observations_stay_as_they_are_while_they_are_held(toy_dataset: Any) -> 
     for observation, copy in zip(held, copies, strict=True):
         for key, value in copy.items():
             np.testing.assert_array_equal(observation[key], value)
+
+
+def test_without_copy_two_observations_at_a_time_are_whole(toy_dataset: Any) -> None:
+    """What Stable-Baselines3 holds: the observation that was acted on, and the one that came of it."""
+    safe, fast = (vector(toy_dataset(), copy=copy, autoreset_mode="SameStep") for copy in (True, False))
+    before, expected = fast.reset(seed=0)[0], safe.reset(seed=0)[0]
+    rng, memory = np.random.default_rng(0), set()
+    for _ in range(30):
+        actions = random_actions(rng, safe.action_space.low)
+        after, *_, infos = fast.step(actions)
+        following, *_, their_infos = safe.step(actions)
+        assert_same(before, expected)
+        assert_same(after, following)
+        assert_same(infos, their_infos)
+        before, expected = after, following
+        memory.add(after["patches"].ctypes.data)
+    assert len(memory) == 2
+
+
+def test_make_vec_limits_steps(toy_dataset: Any) -> None:
+    for mode in ("sync", "vector_entry_point"):
+        envs = gym.make_vec(
+            "FaceAlign-v0", 2, mode, max_episode_steps=2, dataset=toy_dataset(), initializer="mean", alpha_1=1e-9
+        )
+        envs.reset(seed=0)
+        actions = np.full((2, 136), 4.0, dtype=np.float32)
+        assert not envs.step(actions)[3].any()
+        _, rewards, terminated, truncated, infos = envs.step(actions)
+        assert truncated.all()
+        assert not terminated.any()
+        assert (rewards > -10).all(), "the limit of Eq. 4 is another"
+        assert "is_success" not in infos
 
 
 def test_memory_does_not_grow_with_the_steps(toy_dataset: Any) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import RescaleAction
 
 from face_align_env import LearnedHistory
@@ -60,7 +59,7 @@ def test_dynamics_see_the_increment_only(toy_dataset: Toy) -> None:
 
 
 def test_a_long_history_does_not_keep_an_episode_from_ending(toy_dataset: Toy) -> None:
-    env = LearnedHistory(make(toy_dataset(), termination="blind"))
+    env = LearnedHistory(make(toy_dataset(), termination="blind", alpha_1=1e9))
     env.reset(seed=0)
     _, reward, terminated, *_ = env.step(np.r_[np.full(136, 1.0), np.ones(512)])
     assert (reward, terminated) == (10.0, True)
@@ -75,12 +74,24 @@ def test_is_the_keyword_learned_history(toy_dataset: Toy) -> None:
     np.testing.assert_equal(wrapped.step(action), keyword.step(action))
 
 
-def test_wrapping_an_episode_that_has_begun_asks_for_a_reset(toy_dataset: Toy) -> None:
-    inner = make(toy_dataset())
+def test_the_environment_inside_stays_as_it_is(toy_dataset: Toy) -> None:
+    inner, other = make(toy_dataset()), make(toy_dataset())
     inner.reset(seed=0)
+    other.reset(seed=0)
     env = LearnedHistory(inner)
-    with pytest.raises(ResetNeeded):
-        env.step(env.action_space.sample())
+    env.step(np.r_[np.full(136, 8.0), np.ones(512)].astype(np.float32))
+    other.step(np.full(136, 8.0, dtype=np.float32))
+    assert inner.action_space.shape == (136,)
+    np.testing.assert_equal(inner.step(np.zeros(136)), other.step(np.zeros(136)))
+
+
+def test_wrong_actions_are_refused(toy_dataset: Toy) -> None:
+    env = LearnedHistory(make(toy_dataset()))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"shape \(648,\).*got \(136,\)"):
+        env.step(np.zeros(136))
+    with pytest.raises(ValueError, match="learned_history=True already"):
+        LearnedHistory(make(toy_dataset(), learned_history=True))
 
 
 def test_the_spec_makes_it_again(toy_dataset: Toy) -> None:

@@ -60,7 +60,7 @@ def sac(env: Any, lrn: LRN, **options: Any) -> SAC:
         },
         device="cpu",
         **{
-            "replay_buffer_kwargs": {"faces": env.get_attr("task")[0].source},
+            "replay_buffer_kwargs": {"faces": env.get_attr("faces")[0]},
             "learning_starts": 1000,
             "buffer_size": 45,
             "seed": 0,
@@ -141,8 +141,7 @@ def test_the_time_limit_is_bootstrapped_unless_told_otherwise(toy_vec_env: Any, 
 
 def test_a_wrapper_may_give_the_action_another_size(toy_env: Any) -> None:
     env = toy_env(False)
-    task = env.unwrapped.task
-    buffer = FaceReplayBuffer(4, env.observation_space, spaces.Box(-1, 1, (5,)), "cpu", faces=task.source)
+    buffer = FaceReplayBuffer(4, env.observation_space, spaces.Box(-1, 1, (5,)), "cpu", faces=env.unwrapped.faces)
     observation, _ = env.reset(seed=0)
     next_observation, reward, *_, info = env.step(np.zeros(env.action_space.shape, np.float32))
     components = np.linspace(-1, 1, 5, dtype=np.float32)
@@ -169,7 +168,7 @@ def test_saved_buffers_forget_the_faces_and_get_them_back(toy_vec_env: Any, new_
     assert buffer.faces is not None, "saving does not take them away"
     stored = pickle.loads((tmp_path / "buffer.pkl").read_bytes())
     assert stored.faces is None
-    with pytest.raises(ValueError, match=r"does not know the faces.*task.source"):
+    with pytest.raises(ValueError, match=r"does not know the faces.*unwrapped.faces"):
         stored.sample(5)
 
     again = DCRN.load(tmp_path / "model.zip", env=toy_vec_env(2, True, augment=True), device="cpu")
@@ -195,7 +194,7 @@ def test_a_callback_gives_it_the_faces_of_the_environment(kind: str, toy_env: An
     model.learn(12, FacesFromEnv())
     assert buffer.faces is not None
     if kind != "subproc":  # another process's faces are a copy
-        assert buffer.faces is env.get_attr("task")[0].source
+        assert buffer.faces is env.get_attr("faces")[0]
     env.close()
 
 

@@ -50,7 +50,7 @@ def test_it_plays_what_single_environments_play(toy_env: Any, toy_vec_env: VecEn
 
 
 def test_terminal_observations_and_infos_survive_the_reset(toy_vec_env: VecEnvs) -> None:
-    envs = toy_vec_env(2, termination="blind")
+    envs = toy_vec_env(2, termination="blind", alpha_1=1e9)
     envs.seed(0)
     envs.reset()
     actions = np.stack([np.full(136, 1.0), np.full(136, 5.0)]).astype(np.float32)  # the first stops
