@@ -300,7 +300,7 @@ def run_command(
 
 
 @app.command()
-def bench(
+def speed(
     preset: PresetOption = "compact",
     device: DeviceOption = "auto",
     only: Annotated[
@@ -312,7 +312,7 @@ def bench(
     ] = None,
     repeats: Annotated[int, typer.Option(help="Measurements of each figure; it is their median.")] = 7,
     threads: Annotated[int | None, typer.Option(help="Of torch; default: torch's own choice.")] = None,
-    output: Annotated[Path, typer.Option(help="JSON to write.")] = Path("runs/bench.json"),
+    output: Annotated[Path, typer.Option(help="JSON to write.")] = Path("runs/speed.json"),
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Curves over faces, landmarks, patch size and datasets, too.")
     ] = False,

@@ -1,4 +1,4 @@
-"""``face-align bench``: what each part of the package costs on the machine at hand.
+"""``face-align speed``: what each part of the package costs on the machine at hand.
 
 ``measure.py`` has the clockwork, ``workbench.py`` what is measured on, a module for each topic the groups of
 measurements, and ``report.py`` runs them and writes what they found.

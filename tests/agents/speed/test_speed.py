@@ -1,4 +1,4 @@
-"""``face-align bench``: its clockwork with a fake clock, and that it measures every group; no figure is judged."""
+"""``face-align speed``: its clockwork with a fake clock, and that it measures every group; no figure is judged."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ def test_an_entry_has_the_share_of_its_limit_and_the_ratio_to_its_baseline() -> 
 
 
 def test_every_group_is_measured_and_written(micro: str, tmp_path: Path) -> None:
-    output = tmp_path / "runs" / "bench.json"
+    output = tmp_path / "runs" / "speed.json"
     options = ["--quick", "--preset", micro, "--repeats", "2", "--device", "cpu", "--scaling"]
-    result = CliRunner().invoke(app, ["bench", *options, "--output", str(output)])
+    result = CliRunner().invoke(app, ["speed", *options, "--output", str(output)])
     assert result.exit_code == 0, result.output + repr(result.exception)
     document = json.loads(output.read_text())
     assert {"cpu", "cores", "torch_threads", "python", "torch", "numpy", "opencv"} <= document["machine"].keys()
@@ -133,8 +133,8 @@ def test_every_group_is_measured_and_written(micro: str, tmp_path: Path) -> None
             value = getattr(entry, name)
             assert value is None or (math.isfinite(value) and value > 0), entry
         assert f" {entry.name} " in result.output, result.output
-    assert output.with_name("bench-scaling.png").is_file()
-    assert sorted(path.name for path in output.parent.iterdir()) == ["bench-scaling.png", "bench.json"]
+    assert output.with_name("speed-scaling.png").is_file()
+    assert sorted(path.name for path in output.parent.iterdir()) == ["speed-scaling.png", "speed.json"]
 
 
 def test_groups_are_chosen_by_name() -> None:
@@ -145,7 +145,7 @@ def test_groups_are_chosen_by_name() -> None:
 
 
 def test_an_unknown_group_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["bench", "--only", "speed", "--output", str(tmp_path / "bench.json")])
+    result = CliRunner().invoke(app, ["speed", "--only", "speed", "--output", str(tmp_path / "speed.json")])
     assert "Unknown group 'speed'" in str(result.exception)
     assert list(tmp_path.iterdir()) == []
 
