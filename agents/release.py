@@ -8,11 +8,10 @@ import shlex
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from face_align_env.agents.dcrn.training import AgentConfig
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.pretrain.recipes import recipe
@@ -36,9 +35,6 @@ from face_align_env.released import (
 )
 
 METHODS = ("GEN", "DCRN")  # what the two networks of a release are, in evaluation.json
-
-# Fields of the configuration that no option sets, or that are written by themselves.
-_NO_OPTION = {"data", "agent", "alpha_2", "checkpoint_timesteps", "overrides"}
 
 
 def make_release(
@@ -145,10 +141,8 @@ def read_metrics(run_folder: str | os.PathLike[str]) -> Iterator[Metric]:
 
 def describe_recipe(config: RunConfig) -> str:
     """How a run has trained its networks, in words."""
-    chosen = recipe(config.preset)
-    gen = replace(chosen.gen_training, epochs=config.gen_epochs or chosen.gen_training.epochs)
-    lrn = replace(chosen.lrn_training, epochs=config.lrn_epochs or chosen.lrn_training.epochs)
-    agent = config.agent
+    chosen, agent = recipe(config.preset), config.agent
+    gen, lrn = config.gen_training, config.lrn_training
     return (
         f"GEN '{chosen.gen}', {gen.epochs} epochs with Eq. 1; LRN '{chosen.lrn}', {lrn.epochs} epochs as a cascade "
         f"that starts from GEN; DCRN '{agent.preset}', {agent.timesteps:,} transitions of DDPG. Precision of the "
@@ -166,27 +160,10 @@ def _changed(what: str, ranges: Mapping[str, float] | None) -> str:
 
 def describe_command(config: RunConfig, train: FaceDataset) -> str:
     """The command line that makes such a run; of the data's folder it says only that there is one."""
-    data = config.data
-    words = ["face-align", "run", "--dataset", data.dataset]
-    words += [] if all(part.generated for part in train.parts) else ["--root", f"path/to/{data.dataset}"]
-    words += [] if data.landmarks is None else ["--landmarks", str(data.landmarks)]
-    words += _pairs("--option", data.options)
-    words += _options(config)
-    if config.alpha_2 not in (None, train.alpha_2):
-        words += ["--alpha-2", str(config.alpha_2)]
-    # Each stage of a run has the run's seed.
-    words += _options(replace(config.agent, seed=0))
-    words += _pairs("--set", config.agent.overrides)
-    words += _pairs("--env", config.environment)
-    words += _pairs("--augmentation", config.augmentation)
-    words += _pairs("--jitter", config.jitter)
-    words += _pairs("--visited", config.visited)
-    return shlex.join(words)
-
-
-def _pairs(flag: str, values: Mapping[str, object] | None) -> list[str]:
-    """An option that is repeated for each KEY=VALUE."""
-    return [word for key, value in (values or {}).items() for word in (flag, f"{key}={value}")]
+    root = None if all(part.generated for part in train.parts) else f"path/to/{config.data.dataset}"
+    alpha_2 = None if config.alpha_2 == train.alpha_2 else config.alpha_2
+    config = replace(config, data=replace(config.data, root=root), alpha_2=alpha_2)
+    return shlex.join(["face-align", "run", *config.arguments(always={"dataset"})])
 
 
 def describe_license(train: FaceDataset) -> str:
@@ -221,19 +198,3 @@ def _training_faces(config: RunConfig, root: str | None) -> FaceDataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what the faces lack goes into the card
         return load_dataset(data.dataset, "train", root or data.root, data.landmarks, **(data.options or {}))
-
-
-def _options(config: RunConfig | AgentConfig) -> list[str]:
-    """The options that set what differs from a configuration's defaults."""
-    words: list[str] = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in _NO_OPTION or is_dataclass(value) or isinstance(value, Mapping):
-            continue
-        if field.default is not MISSING and value == field.default:
-            continue
-        # Both configurations have a preset; that of the agent is --agent.
-        name = "agent" if field.name == "preset" and isinstance(config, AgentConfig) else field.name
-        flag = name.replace("_", "-")
-        words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-    return words

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from face_align_env.agents.dcrn.training import check_environment, train_dcrn
+from face_align_env.agents.dcrn.training import train_dcrn
 from face_align_env.agents.evaluation.run_evaluation import evaluate
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import STAGES, RunFolder, Stage
 from face_align_env.pretrain.loop import make_fabric
-from face_align_env.pretrain.recipes import FacesOnDevice, pretrain_gen, pretrain_lrn, recipe
+from face_align_env.pretrain.recipes import recipe
+from face_align_env.pretrain.settings import SettingError
+from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
 from rich.console import Console
 
 from face_align_env.crops import CROP_SIZE
 from face_align_env.datasets import load_dataset
+from face_align_env.files import locked_folder
+from face_align_env.keywords import check_keywords, make_task
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 def run(
@@ -28,77 +35,125 @@ def run(
 ) -> None:
     """Train GEN, the cascades and DCRN, and evaluate; stages that are complete are left as they are.
 
+    Everything that can be known to be wrong is an error before anything is written or trained.
+
     :param config: what to do
     :param folder: the run's folder
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
     :param console: where to say what happens
     :param stages: some of :data:`STAGES`; None: all. What is there is evaluated
-    :raises ValueError: there is no such stage, one of them needs another that is not there, or the environment has no
-        such keyword
+    :raises ValueError: there is no such stage, one of them needs another that is not there, or a setting makes no sense
+    :raises DatasetNotFoundError: the data is nowhere to be found
+    :raises FolderInUseError: another process works in the folder
     """
     console = console or Console()
     place = RunFolder(folder)
     wanted = _stages(stages, place)
-    check_environment(config.environment or {})
-    chosen = recipe(config.preset)
-    dataset = load_dataset(config.data.dataset, "train", config.data.root, config.data.landmarks, **_options(config))
-    if config.alpha_2 is None:
-        config = replace(config, alpha_2=dataset.alpha_2)
-    assert config.alpha_2 is not None
-    config.write(place.path)
+    config = checked(config)
     fabric = make_fabric(device, config.precision)
-    faces = FacesOnDevice(config.data, fabric.device)
-    gen_config = replace(chosen.gen_training, seed=config.seed, epochs=config.gen_epochs or chosen.gen_training.epochs)
-    lrn_config = replace(chosen.lrn_training, seed=config.seed, epochs=config.lrn_epochs or chosen.lrn_training.epochs)
-    console.print(
-        f"Run in {place.path}: {config.data.dataset}, {len(dataset)} training faces, {dataset.scheme.num_landmarks} "
-        f"landmarks, preset {config.preset}, seed {config.seed}, on {fabric.device}."
-    )
-    if not all(place.weights(stage.name).is_file() for stage in wanted if stage.name != "dcrn"):
-        for part in ("train", "test"):
-            faces(part, CROP_SIZE)  # read once, at full size; GEN's smaller crops are made from these
-    for number, stage in enumerate(wanted, 1):
-        into = place.stage(stage.name)
-        if place.weights(stage.name).is_file():
-            console.print(f"{number}/{len(wanted) + 1} {stage.name}: complete")
-            continue
-        console.print(f"{number}/{len(wanted) + 1} {stage.name}")
+    with locked_folder(place.path):
+        config.write(place.path)
+        work = _Work(config, place, fabric, FacesOnDevice(config.data, fabric.device))
+        console.print(work.title)
+        steps = len(wanted) + 1
+        work.read_faces(wanted)
+        for number, stage in enumerate(wanted, 1):
+            complete = place.weights(stage.name).is_file()
+            console.print(f"{number}/{steps} {stage.name}{': complete' if complete else ''}")
+            if not complete:
+                work.train(stage)
+        if not place.gen.is_file():
+            console.print(f"{steps}/{steps} evaluate: stage gen comes first")
+            return
+        console.print(f"{steps}/{steps} evaluate")
+        evaluate(place.path, device=str(fabric.device), console=console)
+
+
+def checked(config: RunConfig) -> RunConfig:
+    """The configuration with the dataset's alpha_2 where it has none; the data is there, and DCRN's environment works.
+
+    :raises ValueError: a setting makes no sense
+    :raises DatasetNotFoundError: the data is nowhere to be found
+    """
+    config.check()
+    if config.alpha_2 is None:
+        data = config.data
+        faces = load_dataset(data.dataset, "train", data.root, data.landmarks, **(data.options or {}))
+        config = replace(config, alpha_2=faces.alpha_2)
+    make_task(check_keywords({**config.env_options("mean"), "learned_history": True}))
+    return config
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A run and what its stages share.
+
+    :param config: what to do
+    :param place: where it goes
+    :param fabric: device and precision
+    :param faces: what is learnt from
+    """
+
+    config: RunConfig
+    place: RunFolder
+    fabric: Fabric
+    faces: FacesOnDevice
+
+    @property
+    def title(self) -> str:
+        """What is about to be done."""
+        train, config = self.faces.prepared("train"), self.config
+        return (
+            f"Run in {self.place.path}: {config.data.dataset}, {len(train)} training faces, "
+            f"{train.scheme.num_landmarks} landmarks, preset {config.preset}, seed {config.seed}, "
+            f"on {self.fabric.device}."
+        )
+
+    def read_faces(self, stages: Sequence[Stage]) -> None:
+        """Read the faces once, at full size, if a supervised stage needs them: GEN's crops are made from these."""
+        if not all(self.place.weights(stage.name).is_file() for stage in stages if stage.name != "dcrn"):
+            for part in ("train", "test"):
+                self.faces(part, CROP_SIZE)
+
+    def train(self, stage: Stage) -> None:
+        """Train a stage to its end."""
         if stage.name == "gen":
-            pretrain_gen(faces, chosen.gen, gen_config, into, fabric, config.views)
+            self._train_gen()
         elif stage.name == "dcrn":
-            train_dcrn(
-                place.policy,
-                replace(config.agent, seed=config.seed),
-                into,
-                device=str(fabric.device),
-                augmentation=config.views,
-                initializer=str(place.gen),
-                alpha_2=config.alpha_2,
-                dataset=config.data.dataset,
-                root=config.data.root,
-                landmarks=config.data.landmarks,
-                dataset_options=_options(config),
-                **(config.environment or {}),
-            )
+            self._train_dcrn()
         else:
-            gen = place.gen if stage.from_gen else None
-            pretrain_lrn(
-                faces,
-                chosen.lrn,
-                lrn_config,
-                into,
-                fabric,
-                gen,
-                stage.iterations,
-                config.views,
-                jitter=config.start_jitter,
-                visited=config.visited_states if stage.from_gen else None,
-            )
-    if not place.gen.is_file():
-        console.print(f"{len(wanted) + 1}/{len(wanted) + 1} evaluate: stage gen comes first")
-        return
-    console.print(f"{len(wanted) + 1}/{len(wanted) + 1} evaluate")
-    evaluate(place.path, device=str(fabric.device), console=console)
+            self._train_cascade(stage)
+
+    def _train_gen(self) -> None:
+        config, into = self.config, self.place.stage("gen")
+        pretrain_gen(self.faces, recipe(config.preset).gen, config.gen_training, into, self.fabric, config.views)
+
+    def _train_cascade(self, stage: Stage) -> None:
+        config = self.config
+        pretrain_lrn(
+            self.faces,
+            recipe(config.preset).lrn,
+            config.lrn_training,
+            self.place.stage(stage.name),
+            self.fabric,
+            self.place.gen if stage.from_gen else None,
+            stage.iterations,
+            config.views,
+            jitter=config.start_jitter,
+            visited=config.visited_states if stage.from_gen else None,
+        )
+
+    def _train_dcrn(self) -> None:
+        config, place = self.config, self.place
+        train_dcrn(
+            place.policy,
+            config.agent,
+            place.stage("dcrn"),
+            str(self.fabric.device),
+            config.views,
+            config.seed,
+            **config.env_options(str(place.gen)),
+        )
 
 
 def _stages(names: Sequence[str] | None, place: RunFolder) -> tuple[Stage, ...]:
@@ -108,7 +163,7 @@ def _stages(names: Sequence[str] | None, place: RunFolder) -> tuple[Stage, ...]:
     """
     unknown = [name for name in names or [] if name not in STAGES]
     if unknown:
-        raise ValueError(f"There is no stage '{unknown[0]}'; there are {', '.join(STAGES)}.")
+        raise SettingError("stage", "--stage", f"'{unknown[0]}' is unknown; there are {', '.join(STAGES)}.")
     wanted = tuple(stage for stage in STAGES.values() if names is None or stage.name in names)
     trained = {stage.name for stage in wanted}
     for stage in wanted:
@@ -118,7 +173,3 @@ def _stages(names: Sequence[str] | None, place: RunFolder) -> tuple[Stage, ...]:
                     f"Stage {stage.name} needs {needed}, which '{place.path}' does not have: train it, too."
                 )
     return wanted
-
-
-def _options(config: RunConfig) -> dict[str, Any]:
-    return dict(config.data.options or {})

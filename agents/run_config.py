@@ -2,86 +2,97 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from face_align_env.agents.dcrn.training import AgentConfig
-from face_align_env.pretrain.objectives import StartJitter, VisitedStates
-from face_align_env.pretrain.recipes import Data
-from face_align_env.pretrain.settings import settle
+from face_align_env.agents.dcrn.config import DCRNTraining
+from face_align_env.pretrain.recipes import PRECISIONS, TrainingConfig, check_preset, make_jitter, make_visited, recipe
+from face_align_env.pretrain.settings import require_same, setting
 
-from face_align_env.augmentation import Augmentation
+from face_align_env.files import write_json
+
+if TYPE_CHECKING:
+    from face_align_env.pretrain.objectives import StartJitter, VisitedStates
+
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(DCRNTraining):
     """A run: everything that shapes its results.
 
-    :param data: which faces
-    :param preset: networks and recipe
-    :param seed: of everything random
-    :param precision: of the supervised training, Fabric's name; None: by device
-    :param gen_epochs: None: the recipe's
-    :param lrn_epochs: None: the recipe's
-    :param agent: how DCRN is trained
-    :param alpha_2: Eq. 3's bound for DCRN and LRN+Eq.3; None: the dataset's
-    :param environment: further keywords of ``gym.make`` for DCRN's training; measured is always under the defaults
-    :param augmentation: ranges of the random views, of every stage, that differ from
-        :class:`~face_align_env.augmentation.Augmentation`'s
-    :param jitter: how GEN's x_0 is moved for the cascades, where that differs from
-        :class:`~face_align_env.pretrain.objectives.StartJitter`
-    :param visited: where the trained iterations of the cascades that start from GEN begin, where that differs from
-        :class:`~face_align_env.pretrain.objectives.VisitedStates`
+    :param preset: networks and recipe: tiny (CPU trials), compact, paper (Table 1), mdm (LRN as in MDM)
+    :param precision: of the supervised training: 32-true, bf16-mixed or 16-mixed; default: bf16-mixed on CUDA, else
+        32-true
+    :param gen_epochs: passes over the faces that train GEN; default: the recipe's
+    :param lrn_epochs: passes over the faces that train each LRN; default: the recipe's
+    :param jitter: how GEN's x_0 is moved for the cascades as KEY=VALUE (shift=0, scale, rotation); repeat for more
+    :param visited: faces that GEN's cascades roll forward before the trained iterations, as KEY=VALUE (share=0.6,
+        depth=8); repeat for more. share=0: none
     """
 
-    data: Data = field(default_factory=Data)
-    preset: str = "compact"
-    seed: int = 0
-    precision: str | None = None
-    gen_epochs: int | None = None
-    lrn_epochs: int | None = None
-    agent: AgentConfig = field(default_factory=AgentConfig)
-    alpha_2: float | None = None
-    environment: dict[str, Any] | None = None
-    augmentation: dict[str, float] | None = None
-    jitter: dict[str, float] | None = None
-    visited: dict[str, Any] | None = None
-
-    @property
-    def views(self) -> Augmentation:
-        """The random views of the training faces."""
-        return Augmentation(**(self.augmentation or {}))
+    preset: str = setting("compact")
+    precision: str | None = setting(choices=PRECISIONS)
+    gen_epochs: int | None = setting(least=1)
+    lrn_epochs: int | None = setting(least=1)
+    jitter: dict[str, float] | None = setting()
+    visited: dict[str, float] | None = setting()
 
     @property
     def start_jitter(self) -> StartJitter:
         """How x_0 is moved for the cascades that start from GEN."""
-        return StartJitter(**(self.jitter or {}))
+        return make_jitter(self)
 
     @property
     def visited_states(self) -> VisitedStates:
         """Where the trained iterations of the cascades that start from GEN begin."""
-        return VisitedStates(**(self.visited or {}))
+        return make_visited(self)
+
+    @property
+    def gen_training(self) -> TrainingConfig:
+        """How GEN is trained."""
+        return recipe(self.preset).gen_training.changed(seed=self.seed, epochs=self.gen_epochs)
+
+    @property
+    def lrn_training(self) -> TrainingConfig:
+        """How each LRN is trained."""
+        return recipe(self.preset).lrn_training.changed(seed=self.seed, epochs=self.lrn_epochs)
+
+    def check(self) -> None:
+        check_preset(self)
+        super().check()
+        make_jitter(self)
+        make_visited(self)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> RunConfig:
         """The configuration that a run's folder was made with.
 
         :raises FileNotFoundError: it is no run's folder
+        :raises ValueError: its configuration is damaged
         """
-        path = Path(folder) / "config.json"
+        path = Path(folder) / CONFIG
         if not path.is_file():
             raise FileNotFoundError(
                 f"'{folder}' is no folder of a run: it has no config.json. Make one: face-align run"
             )
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**values, "data": Data(**values["data"]), "agent": AgentConfig(**values["agent"])})
+        return cls.load(path)
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Store the configuration, or check that the folder's is the same.
+        """Store the configuration, or check that the folder's is the same; the data may have moved meanwhile.
 
         :raises ValueError: the folder belongs to a run with other settings
         """
-        settle(Path(folder) / "config.json", asdict(self))
+        path = Path(folder) / CONFIG
+        if path.is_file():
+            before = RunConfig.read(folder)
+            if before == self:
+                return
+            require_same(folder, before.without_root().document(), self.without_root().document())
+        write_json(path, self.document())
+
+    def without_root(self) -> RunConfig:
+        """The configuration without the place of its data."""
+        return replace(self, data=replace(self.data, root=None))

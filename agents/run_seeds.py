@@ -43,6 +43,6 @@ def run_seeds(
     if (folder / "config.json").is_file():
         raise ValueError(f"'{folder}' holds a run of one seed: give another --name for one of {seeds} seeds.")
     for seed in range(config.seed, config.seed + seeds):
-        own = replace(config, seed=seed, agent=replace(config.agent, seed=seed))
+        own = replace(config, seed=seed)
         run(own, folder / f"seed-{seed}", device, console, stages)
     summarize(folder, console)

@@ -20,17 +20,31 @@ def atomic_path(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     return final.with_name(f".{final.name}.{os.getpid()}.tmp"), final
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file, complete or not at all; an existing one is replaced.
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to; when that has succeeded, the file is on the disk and gets the name ``path``.
+
+    Without the disk's own word (fsync) a power failure after the renaming may leave an empty file under that name.
 
     :raises OSError: when it cannot be written
     """
     temporary, final = atomic_path(path)
     try:
-        temporary.write_bytes(data)
+        yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file, complete or not at all; an existing one is replaced.
+
+    :raises OSError: when it cannot be written
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:

@@ -83,6 +83,17 @@ class FaceOrder:
             self._position += 1
         return int(index), int(rng.integers(np.iinfo(np.int64).max))
 
+    def get_state(self) -> dict[str, Any]:
+        """Where the pass is, for :meth:`set_state`."""
+        return {"order": self._order.copy(), "position": self._position}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where another order of the same faces was.
+
+        :param state: what :meth:`get_state` gave
+        """
+        self._order, self._position = state["order"].copy(), state["position"]
+
 
 @dataclass(frozen=True, eq=False)
 class Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 import multiprocessing
 from collections import OrderedDict
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,14 +12,15 @@ from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from face_align_env.crops import CONTEXT, CROP_SIZE, MARGIN, crop_transform, cut, transform_points
 from face_align_env.datasets import FaceDataset
 from face_align_env.metrics import normalizing_distance
+from face_align_env.progress import Progress
 from face_align_env.store import cache_folder, load_annotations, open_contexts
 from face_align_env.threads import share
 
+_DIGESTED = 16  # faces whose pixels are looked at
 _CHUNK = 32  # faces that a process prepares before it reports
 _WORTH_A_THREAD = 8  # crops to copy
 
@@ -139,7 +141,7 @@ class PreparedFaces:
         store = self._stores[0] if len(self._stores) == 1 else None
         if store is None:
             return None
-        for index in tqdm(store.absent(), desc=self.title, unit="face", disable=not progress, leave=False):
+        for index in Progress(store.absent(), desc=self.title, unit="face", disable=not progress, leave=False):
             self.context(index)
         return store.whole()
 
@@ -170,6 +172,21 @@ class PreparedFaces:
     def __getstate__(self) -> dict[str, object]:
         """Pickle without the cached images: they can be read again."""
         return {**self.__dict__, "_cache": OrderedDict()}
+
+
+def faces_digest(prepared: PreparedFaces, pixels: npt.NDArray[np.uint8] | None = None) -> str:
+    """A hash of faces by their contents, wherever they lie: of landmarks, of what counts, and of pixels.
+
+    :param pixels: what is known of the images; None: some faces are looked at, evenly spaced
+    :return: in hexadecimal
+    """
+    if pixels is None:
+        some = np.unique(np.linspace(0, len(prepared) - 1, _DIGESTED).astype(np.int64))
+        pixels = np.stack([prepared.context(int(i)) for i in some])
+    digest = hashlib.sha256(f"{prepared.scheme.num_landmarks} {prepared.normalizer}".encode())
+    for array in (prepared.landmarks, prepared.counted, prepared.d, pixels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 class FaceSource:
@@ -260,7 +277,7 @@ def prepare_on_disk(prepared: PreparedFaces, workers: int = 1, progress: bool = 
     """
     absent = prepared.absent()
     chunks = [absent[i : i + _CHUNK] for i in range(0, len(absent), _CHUNK)]
-    with tqdm(total=len(absent), desc=prepared.title, unit="face", disable=not progress) as bar:
+    with Progress(total=len(absent), desc=prepared.title, unit="face", disable=not progress) as bar:
         if workers <= 1 or len(chunks) <= 1:
             _begin_work(prepared)
             for chunk in chunks:

@@ -273,6 +273,33 @@ class FaceAlignVectorEnv(  # type: ignore[misc]
             raise ResetNeeded("Call reset() before render().")
         return tuple(self.episodes.frame(j) for j in range(self.num_envs))
 
+    def get_state(self) -> dict[str, Any]:
+        """Everything that the slots have played so far, in arrays, numbers and texts: for :meth:`set_state`."""
+        return {
+            "episodes": {key: each.copy() for key, each in vars(self.episodes).items() if isinstance(each, np.ndarray)},
+            "orders": [order.get_state() for order in self._orders],
+            "rngs": [rng.bit_generator.state for rng in self._rngs],
+            "seeds": list(self._seeds),
+            "ended": self._ended.copy(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on exactly where an environment of the same keywords was.
+
+        :param state: what :meth:`get_state` gave
+        :raises ValueError: it is that of another number of slots or of landmarks
+        """
+        for key, value in state["episodes"].items():
+            if value.shape != getattr(self.episodes, key).shape:
+                raise ValueError(f"The state has {key} {value.shape}, expected {getattr(self.episodes, key).shape}.")
+            getattr(self.episodes, key)[...] = value
+        for order, each in zip(self._orders, state["orders"], strict=True):
+            order.set_state(each)
+        for rng, each in zip(self._rngs, state["rngs"], strict=True):
+            rng.bit_generator.state = each
+        self._seeds = list(state["seeds"])
+        self._ended = state["ended"].copy()
+
     def _begin(self, mask: npt.NDArray[np.bool_], indices: Sequence[Any] | None = None) -> None:
         """Begin the next episode in each slot of ``mask``."""
         slots = np.flatnonzero(mask)

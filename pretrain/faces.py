@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from face_align_env.augmentation import Augmentation, Views, to_device, warp
 from face_align_env.crops import CONTEXT, CROP_SIZE
-from face_align_env.prepared import PreparedFaces
+from face_align_env.prepared import PreparedFaces, faces_digest
+from face_align_env.progress import Progress
 
+_SAMPLED = 61  # pixels of a face that tell it from others
 _CHUNK = 64  # faces prepared at a time, to bound the memory of the reduction
 
 
@@ -77,7 +78,7 @@ class DeviceFaces:
     def _read(self, progress: bool) -> Tensor:
         n, prepared = len(self.prepared), self.prepared
         contexts = torch.empty((n, *[_side(self.size)] * 2, 3), dtype=torch.uint8, device=self.device)
-        with tqdm(total=n, desc=prepared.title, unit="face", disable=not progress, leave=False) as bar:
+        with Progress(total=n, desc=prepared.title, unit="face", disable=not progress, leave=False) as bar:
             for start in range(0, n, _CHUNK):
                 indices = range(start, min(start + _CHUNK, n))
                 chunk = torch.from_numpy(np.stack([prepared.context(i) for i in indices])).to(self.device)
@@ -94,6 +95,12 @@ class DeviceFaces:
 
     def __len__(self) -> int:
         return len(self.contexts)
+
+    def digest(self) -> str:
+        """A hash of what is learned from: every face's landmarks and a sample of its pixels."""
+        sampled = torch.from_numpy(np.linspace(0, self.contexts[0].numel() - 1, _SAMPLED).astype(np.int64))
+        pixels = self.contexts.reshape(len(self), -1)[:, sampled.to(self.device)]
+        return faces_digest(self.prepared, pixels.cpu().numpy())
 
     def batch(self, indices: npt.NDArray[np.int64], views: Views | None = None) -> Batch:
         """The faces ``indices``, plain or in the given views."""

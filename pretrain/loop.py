@@ -7,87 +7,56 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from face_align_env.pretrain.devices import emulates_bf16, find_device
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.objectives import Objective
+from face_align_env.pretrain.recipes import TrainingConfig
 from face_align_env.pretrain.settings import require_same
 from torch import Tensor
-from tqdm import tqdm
 
 from face_align_env.augmentation import Augmentation
 from face_align_env.extras import needs
-from face_align_env.files import atomic_path
 from face_align_env.mdp import nme
+from face_align_env.progress import Progress
 
 with needs("train", "Supervised training"):
     from lightning.fabric import Fabric
     from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
+CHECKPOINT = "checkpoint.safetensors"
+_OLD_CHECKPOINT = "checkpoint.pt"  # a pickle, of versions before
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # numbers of mallopt(3)
 _LOOK = 10  # steps between looks at loss and gradient: a GPU's queue of work runs empty while they are read
 _MEASUREMENTS = 10  # of the NME on test faces, spread over the training
 _WATCHED = 256  # test faces, at most, that are measured on before the end
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to train.
-
-    :param epochs: passes over the training faces
-    :param batch_size: faces a step, over all devices together; 128 in section 4.2
-    :param learning_rate: Adam's, at its highest
-    :param warmup: fraction of the steps in which the rate rises to it; then it falls along a cosine to zero
-    :param clip: largest norm of the gradient
-    :param seed: of the order of faces, augmentation, dropout, jitter and (with it) initialisation
-    :param checkpoint_seconds: time between checkpoints
-    """
-
-    epochs: int = 200
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    warmup: float = 0.05
-    clip: float = 1.0
-    seed: int = 0
-    checkpoint_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
-            raise ValueError(f"epochs, batch_size and learning_rate must be positive: got {self}.")
-
-    def steps(self, faces: int) -> int:
-        """Steps of a training on so many faces."""
-        return max(1, math.ceil(self.epochs * faces / self.batch_size))
-
-    def learning_rate_at(self, step: int, total: int) -> float:
-        """Linear warm-up, then half a cosine."""
-        rising = max(1, round(self.warmup * total))
-        if step < rising:
-            return self.learning_rate * (step + 1) / rising
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-
 def make_fabric(device: str = "auto", precision: str | None = None, devices: int = 1) -> Fabric:
     """Fabric for a device that a command line names.
 
-    :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
+    :param device: see :func:`~face_align_env.pretrain.devices.find_device`
     :param precision: Fabric's name of it; None: ``"bf16-mixed"`` on CUDA, else ``"32-true"``
     :param devices: how many of them train together
-    :raises ValueError: when there is no such device here
+    :raises SettingError: there is no such device here
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("device='cuda', but torch finds no CUDA device here. Use --device cpu.")
-    accelerator = device.partition(":")[0]
-    if accelerator not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"Unknown device '{device}'; there are auto, cpu, cuda and mps.")
+    accelerator, _, number = find_device(device).partition(":")
     precision = precision or ("bf16-mixed" if accelerator == "cuda" else "32-true")
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
+    if accelerator == "cpu" and precision == "bf16-mixed" and emulates_bf16():
+        warnings.warn(
+            "This CPU emulates bfloat16: training takes many times as long as in 32 bits. Use --precision 32-true.",
+            stacklevel=2,
+        )
+    chosen: Any = [int(number)] if number and accelerator != "cpu" else devices
+    fabric = Fabric(accelerator=accelerator, devices=chosen, precision=precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
 
@@ -179,6 +148,38 @@ class TrainingStep:
         self.optimizer.step()
         return loss.detach(), error, norm
 
+    def state(self) -> dict[str, Any]:
+        """What :meth:`load` goes on from."""
+        scale = self.fabric.strategy.precision.state_dict()  # of the loss, under 16-mixed
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "precision": scale}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+
+
+def _resume(folder: Path, train: TrainingStep, identity: Mapping[str, Any]) -> int:
+    """Bring a training to where its checkpoint is, if there is one.
+
+    :return: the number of steps that are done
+    :raises CheckpointError: the checkpoint is damaged, or of an older version
+    :raises ValueError: it belongs to another training
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        if (folder / _OLD_CHECKPOINT).is_file():
+            raise CheckpointError(
+                f"'{folder / _OLD_CHECKPOINT}' is of an older version, and this one cannot resume from it. Remove it "
+                "to begin the training anew."
+            )
+        return 0
+    state = load_checkpoint(path)
+    require_same(path, state["identity"], identity)
+    train.load(state)
+    return int(state["step"])
+
 
 def _require_finite(norms: list[Tensor], first: int) -> None:
     """Norms of the gradients of the steps from ``first`` on.
@@ -204,8 +205,8 @@ def fit(
 ) -> float:
     """Train, or go on training, and write ``weights.safetensors``.
 
-    Killed at any moment it goes on from ``checkpoint.pt`` when it is called again with the same arguments, with
-    the same result as if it had not been killed. The test faces are watched, they decide nothing.
+    Killed at any moment it resumes from ``checkpoint.safetensors`` when it is called again with the same arguments,
+    with the same result as if it had not been killed. The test faces are watched, they decide nothing.
 
     :param objective: network and loss
     :param faces: what to learn from
@@ -220,7 +221,7 @@ def fit(
     :raises ValueError: when the folder holds a checkpoint of a training with another configuration
     """
     folder = Path(folder)
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / CHECKPOINT
     train = TrainingStep(objective, faces, config, augmentation, fabric)
     total = train.total
     identity = {
@@ -230,11 +231,11 @@ def fit(
         "augmentation": asdict(augmentation),
         "network": asdict(objective.network.config),
         "total": total,
+        "faces": faces.digest(),
+        "precision": fabric.strategy.precision.precision,
+        "devices": fabric.world_size,
     }
-    state: dict[str, Any] = {"model": train.model, "optimizer": train.optimizer, "step": 0, "identity": identity}
-    if checkpoint.is_file():
-        require_same(checkpoint, fabric.load(checkpoint)["identity"], identity)
-        fabric.load(checkpoint, state)
+    begun = _resume(folder, train, identity)
 
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
     measure_every = max(1, total // _MEASUREMENTS)
@@ -242,11 +243,10 @@ def fit(
     test_nme = float("nan")
     running = float("nan")
     norms: list[Tensor] = []
-    with tqdm(total=total, initial=state["step"], desc=title, unit="step", disable=fabric.global_rank != 0) as bar:
-        for step in range(state["step"], total):
+    with Progress(total=total, initial=begun, desc=title, unit="step", disable=fabric.global_rank != 0) as bar:
+        for step in range(begun, total):
             loss, error, norm = train(step)
             norms.append(norm)
-            state["step"] = step + 1
             last = step + 1 == total
             measure = (step + 1) % measure_every == 0 and not last
             save = last or time.monotonic() - saved_at > config.checkpoint_seconds
@@ -264,10 +264,8 @@ def fit(
                 logger.log_metrics({"test_nme": 100 * test_nme}, step)
                 bar.write(f"{title}: step {step + 1}/{total}, train NME {running:.2f} %, test {100 * test_nme:.2f} %")
             if save:
-                temporary, final = atomic_path(checkpoint)
-                fabric.save(temporary, state)
                 if fabric.global_rank == 0:
-                    os.replace(temporary, final)
+                    save_checkpoint(checkpoint, {**train.state(), "step": step + 1, "identity": identity})
                 saved_at = time.monotonic()
             bar.update()
     test_nme = measure_nme(objective, test_faces)

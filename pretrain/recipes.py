@@ -1,29 +1,64 @@
-"""Recipes: what each preset trains with, and the two functions that the command line calls."""
+"""What is trained on which faces: data, recipes of each preset, and the settings of ``face-align pretrain``.
+
+Nothing heavy is imported here: the command line is made from these classes.
+"""
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import torch
-from face_align_env.pretrain.faces import DeviceFaces
-from face_align_env.pretrain.loop import TrainingConfig, fit
-from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
+from face_align_env.pretrain.settings import Settings, check_keywords, setting
 
-from face_align_env.augmentation import Augmentation
-from face_align_env.crops import CROP_SIZE
-from face_align_env.datasets import load_dataset
-from face_align_env.networks import gen as gen_network
-from face_align_env.networks import lrn as lrn_network
-from face_align_env.networks.cascade import MeanStart
-from face_align_env.networks.gen import GEN
-from face_align_env.networks.lrn import LRN
-from face_align_env.networks.weights import file_digest
-from face_align_env.prepared import PreparedFaces
+from face_align_env.datasets import REGISTRY, dataset_class, load_dataset
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from face_align_env.pretrain.objectives import StartJitter, VisitedStates
+
+    from face_align_env.augmentation import Augmentation
+    from face_align_env.prepared import PreparedFaces
+
+MadeT = TypeVar("MadeT")
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Settings):
+    """How to train.
+
+    :param epochs: passes over the training faces
+    :param batch_size: faces a step, over all devices together; 128 in section 4.2
+    :param learning_rate: Adam's, at its highest
+    :param warmup: fraction of the steps in which the rate rises to it; then it falls along a cosine to zero
+    :param clip: largest norm of the gradient
+    :param seed: of the order of faces, augmentation, dropout, jitter and (with it) initialisation
+    :param checkpoint_seconds: time between checkpoints
+    """
+
+    epochs: int = setting(200, least=1)
+    batch_size: int = setting(128, least=1)
+    learning_rate: float = setting(1e-3, above=0)
+    warmup: float = setting(0.05, least=0, most=1)
+    clip: float = setting(1.0, above=0)
+    seed: int = setting(0, least=0)
+    checkpoint_seconds: float = setting(60.0, least=0)
+
+    def steps(self, faces: int) -> int:
+        """Steps of a training on so many faces."""
+        return max(1, math.ceil(self.epochs * faces / self.batch_size))
+
+    def learning_rate_at(self, step: int, total: int) -> float:
+        """Linear warm-up, then half a cosine."""
+        rising = max(1, round(self.warmup * total))
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+    def changed(self, **changes: Any) -> TrainingConfig:
+        """With other values, where they are not None."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -67,23 +102,52 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def check_preset(settings: Settings) -> None:
+    """Look at a setting ``preset``.
+
+    :raises SettingError: there is no recipe of that name
+    """
+    name = settings.preset  # type: ignore[attr-defined]
+    if name not in RECIPES:
+        settings.refuse("preset", f"'{name}' is unknown; there are {', '.join(RECIPES)}.")
+
+
 @dataclass(frozen=True)
-class Data:
+class Data(Settings):
     """Which faces: the arguments of :func:`face_align_env.datasets.load_dataset`.
 
-    :param dataset: name, or names joined by ``+``
-    :param root: folder of the data
-    :param landmarks: number of landmarks where the dataset offers several
-    :param options: further keywords of the dataset
+    :param dataset: which faces: synthetic, 300w, cofw, aflw, ytf, pts; several of one landmark scheme joined by '+'
+    :param root: folder of the data; default: $FACE_ALIGN_DATA/NAME, else ~/.cache/face-align/NAME
+    :param landmarks: number of landmarks, where the dataset offers several (68, 29, 19)
+    :param options: keyword of the dataset as KEY=VALUE (boxes=detector, size=500); repeat for more
     """
 
-    dataset: str = "synthetic"
-    root: str | None = None
-    landmarks: int | None = None
-    options: dict[str, Any] | None = None
+    title: ClassVar[str] = "Data"
+
+    dataset: str = setting("synthetic")
+    root: str | None = setting()
+    landmarks: int | None = setting(least=1)
+    options: dict[str, Any] | None = setting(flag="--option")
+
+    def check(self) -> None:
+        """Look at the names of the dataset and of its options; the data itself is not searched for.
+
+        :raises SettingError: there is no such dataset, or it takes no such option
+        """
+        for name in self.dataset.split("+"):
+            if name not in REGISTRY:
+                self.refuse("dataset", f"'{name}' is unknown; there are {', '.join(REGISTRY)} (join several with '+').")
+            own = {"split": "--split", "root": "--root", "landmarks": "--landmarks"}
+            kind = dataset_class(name)
+            check_keywords(self, "options", kind, own)
+            if self.landmarks not in (None, *kind.schemes):
+                known = ", ".join(map(str, kind.schemes))
+                self.refuse("landmarks", f"must be one of {known} on {name}, got {self.landmarks}.")
 
     def prepare(self, split: str | None = None, max_cached: int = 0) -> PreparedFaces:
         """The faces of a split (None: the dataset's test split)."""
+        from face_align_env.prepared import PreparedFaces
+
         options = self.options or {}
         if split is None:
             split = load_dataset(self.dataset, "train", self.root, self.landmarks, **options).test_split
@@ -91,113 +155,117 @@ class Data:
         return PreparedFaces(faces, max_cached=max_cached)
 
 
-class FacesOnDevice:
-    """Training and test faces of a run, read once and handed to each training.
+@dataclass(frozen=True)
+class GENTraining(Settings):
+    """What ``face-align pretrain gen`` trains.
 
-    :param data: which faces
-    :param device: where trainings take them from
+    :param preset: networks and recipe: tiny (CPU trials), compact, paper (Table 1), mdm (LRN as in MDM)
+    :param epochs: passes over the faces; default: the recipe's
+    :param batch_size: faces a step; default: the recipe's
+    :param learning_rate: Adam's, at its highest; default: the recipe's
+    :param augmentation: range of the random views as KEY=VALUE (rotation=40, blur=0); repeat for more
+    :param precision: 32-true, bf16-mixed or 16-mixed; default: bf16-mixed on CUDA, else 32-true
+    :param seed: seed of everything random
     """
 
-    def __init__(self, data: Data, device: torch.device | str) -> None:
-        self.data, self.device = data, device
-        self._prepared: dict[str, PreparedFaces] = {}
-        self._faces: dict[tuple[str, int], DeviceFaces] = {}
+    title: ClassVar[str] = "Training"
 
-    def prepared(self, part: str) -> PreparedFaces:
-        """The prepared faces of ``"train"`` or ``"test"``."""
-        if part not in self._prepared:
-            self._prepared[part] = self.data.prepare("train" if part == "train" else None)
-        return self._prepared[part]
+    data: Data = field(default_factory=Data)
+    preset: str = setting("compact")
+    epochs: int | None = setting(least=1)
+    batch_size: int | None = setting(least=1)
+    learning_rate: float | None = setting(above=0)
+    augmentation: dict[str, float] | None = setting()
+    precision: str | None = setting(choices=PRECISIONS)
+    seed: int = setting(0, least=0)
 
-    def __call__(self, part: str, size: int) -> DeviceFaces:
-        """The faces of ``"train"`` or ``"test"`` for crops of ``size`` pixels."""
-        if (part, size) not in self._faces:
-            full = self._faces.get((part, CROP_SIZE))
-            self._faces[part, size] = (
-                DeviceFaces(self.prepared(part), size, self.device) if full is None else full.reduced(size)
-            )
-        return self._faces[part, size]
+    @property
+    def views(self) -> Augmentation:
+        """The random views of the training faces."""
+        return make_views(self)
+
+    def check(self) -> None:
+        """Look at the names in the settings.
+
+        :raises SettingError: there is no such preset, dataset or keyword
+        """
+        check_preset(self)
+        self.data.check()
+        make_views(self)
+
+    def training(self, of_recipe: TrainingConfig) -> TrainingConfig:
+        """A recipe's training with these settings."""
+        changes = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        return of_recipe.changed(seed=self.seed, **changes)
 
 
-def pretrain_gen(
-    faces: FacesOnDevice,
-    preset: str,
-    config: TrainingConfig,
-    folder: str | os.PathLike[str],
-    fabric: Fabric,
-    augmentation: Augmentation | None = None,
-) -> float:
-    """Train GEN by Eq. 1; its weights are ``folder/weights.safetensors``.
+@dataclass(frozen=True)
+class LRNTraining(GENTraining):
+    """What ``face-align pretrain lrn`` trains.
 
-    :return: NME on the test split, a fraction
+    :param start: where x_0 comes from: gen or mean
+    :param iterations: length m of the cascade
+    :param jitter: how GEN's x_0 is moved as KEY=VALUE (shift=0, scale, rotation); repeat for more
+    :param visited: faces that are rolled forward before the trained iterations, as KEY=VALUE (share=0.6, depth=8);
+        repeat for more. share=0: none. Default: those of a cascade that starts from GEN
     """
-    train = faces("train", gen_network.PRESETS[preset].input_size)
-    torch.manual_seed(config.seed)
-    prepared = train.prepared
-    gen = GEN(gen_network.preset(preset, prepared.scheme.num_landmarks), prepared.mean_shape())
-    notes = {"dataset": prepared.dataset.name, "preset": preset, "epochs": config.epochs, "seed": config.seed}
-    test = faces("test", gen.config.input_size)
-    return fit(
-        GENObjective(gen), train, test, config, augmentation or Augmentation(), folder, fabric, notes, title="GEN"
-    )
+
+    start: str = setting("gen", flag="--from", choices=("gen", "mean"))
+    iterations: int = setting(8, least=1)
+    jitter: dict[str, float] | None = setting()
+    visited: dict[str, float] | None = setting()
+
+    @property
+    def start_jitter(self) -> StartJitter:
+        """How GEN's x_0 is moved."""
+        return make_jitter(self)
+
+    @property
+    def visited_states(self) -> VisitedStates | None:
+        """Where the trained iterations begin; None: by where x_0 comes from."""
+        return make_visited(self) if self.visited else None
+
+    def check(self) -> None:
+        super().check()
+        if self.start == "mean" and self.jitter:
+            self.refuse("jitter", "moves GEN's x_0, and with --from mean there is none.")
+        make_jitter(self)
+        make_visited(self)
 
 
-def pretrain_lrn(
-    faces: FacesOnDevice,
-    preset: str,
-    config: TrainingConfig,
-    folder: str | os.PathLike[str],
-    fabric: Fabric,
-    gen: str | os.PathLike[str] | None,
-    iterations: int = 8,
-    augmentation: Augmentation | None = None,
-    action_limit: float | None = None,
-    jitter: StartJitter | None = None,
-    visited: VisitedStates | None = None,
-) -> float:
-    """Train LRN as a cascade of a fixed number of iterations; its weights are ``folder/weights.safetensors``.
+def make_views(settings: Any) -> Augmentation:
+    """The random views of a setting ``augmentation``.
 
-    :param gen: GEN's weights, which give x_0; None: the cascade starts from the mean shape (the LRN-m rows of
-        Table 6)
-    :param iterations: m
-    :param action_limit: bound of an increment, pixels; None: the preset's
-    :param jitter: how GEN's x_0 is moved; None: as :class:`StartJitter` does by default
-    :param visited: where the m iterations begin in training; None: as :class:`VisitedStates` does by default with a
-        GEN, at x_0 without one
-    :return: NME on the test split, a fraction
+    :raises SettingError: it makes no sense
     """
-    train = faces("train", CROP_SIZE)
-    torch.manual_seed(config.seed)
-    prepared = train.prepared
-    network = lrn_network.preset(preset, prepared.scheme.num_landmarks)
-    if action_limit is not None:
-        network = replace(network, action_limit=action_limit)
-    start: GEN | MeanStart = MeanStart(torch.from_numpy(prepared.mean_shape())).to(fabric.device)
-    if gen is None:
-        jitter = None
-    else:
-        start, jitter = GEN.load(gen, device=fabric.device), jitter or StartJitter()
-        visited = visited or VisitedStates()
-        if start.num_landmarks != network.num_landmarks:
-            raise ValueError(
-                f"GEN in '{os.fspath(gen)}' predicts {start.num_landmarks} landmarks, the dataset has "
-                f"{network.num_landmarks}: train GEN on this dataset first."
-            )
-    if visited is not None and visited.share == 0:
-        visited = None
-    objective = CascadeObjective(LRN(network), start, iterations, jitter, visited)
-    notes = {
-        "dataset": prepared.dataset.name,
-        "preset": preset,
-        "epochs": config.epochs,
-        "seed": config.seed,
-        "from": "mean" if gen is None else "gen",
-        "gen_sha256": None if gen is None else file_digest(gen),
-        "iterations": iterations,
-        "jitter": None if jitter is None else asdict(jitter),
-        "visited": None if visited is None else asdict(visited),
-        "mean_shape": prepared.mean_shape().tolist(),
-    }
-    title = f"LRN-{iterations}" if gen is None else f"GEN-LRN{iterations}"
-    test = faces("test", CROP_SIZE)
-    return fit(objective, train, test, config, augmentation or Augmentation(), folder, fabric, notes, title=title)
+    from face_align_env.augmentation import Augmentation
+
+    return _make(settings, "augmentation", Augmentation)
+
+
+def make_jitter(settings: Any) -> StartJitter:
+    """The moves of x_0 of a setting ``jitter``.
+
+    :raises SettingError: it makes no sense
+    """
+    from face_align_env.pretrain.objectives import StartJitter
+
+    return _make(settings, "jitter", StartJitter)
+
+
+def make_visited(settings: Any) -> VisitedStates:
+    """Where the trained iterations begin, by a setting ``visited``.
+
+    :raises SettingError: it makes no sense
+    """
+    from face_align_env.pretrain.objectives import VisitedStates
+
+    return _make(settings, "visited", VisitedStates)
+
+
+def _make(settings: Settings, name: str, kind: type[MadeT]) -> MadeT:
+    check_keywords(settings, name, kind)
+    try:
+        return kind(**(getattr(settings, name) or {}))
+    except ValueError as error:
+        settings.refuse(name, f"makes no sense: {error}")

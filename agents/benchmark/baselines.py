@@ -12,9 +12,9 @@ from face_align_env.agents.benchmark.trial import FACES, RESULTS, measurement, w
 from face_align_env.agents.common.policies import Policy, as_policy, load_object, lrn_policy, random_policy, zero_policy
 from face_align_env.agents.common.rollout import Played, play, spread
 from gymnasium import spaces
-from tqdm import tqdm
 
 from face_align_env.mdp import MAX_ITERATIONS
+from face_align_env.progress import Progress
 
 PRETRAINED, NOTHING, CHANCE = "LRN+Eq.3", "do-nothing", "random"
 FIXED = tuple(f"LRN x{m}" for m in range(1, MAX_ITERATIONS + 1))
@@ -37,7 +37,7 @@ def run_baselines(arena: Arena, functions: Sequence[str], seeds: int) -> None:
     """
     names = [PRETRAINED, *FIXED, NOTHING, CHANCE, *functions]
     left = [name for name in names if _stale(arena.folder, name, seeds)]
-    for name in tqdm(left, desc="baselines", disable=not left):
+    for name in Progress(left, desc="baselines", disable=not left):
         rows: list[dict[str, Any]] = []
         found: dict[str, Played] = {}
         for seed in range(seeds if name == CHANCE else 1):

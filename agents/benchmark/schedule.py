@@ -12,7 +12,8 @@ from pathlib import Path
 
 from face_align_env.agents.benchmark.settings import TrialKey
 from face_align_env.agents.benchmark.trial import ERROR, is_complete, trial_folder
-from tqdm import tqdm
+
+from face_align_env.progress import Progress
 
 MEMORY_OF_A_TRIAL = 1_500_000_000  # bytes: libraries, faces, and a replay buffer of features
 
@@ -50,7 +51,7 @@ def run_trials(folder: str | os.PathLike[str], keys: Sequence[TrialKey], workers
     # The networks are too small to be split: on a busy machine, two threads of a trial wait for each other, and
     # 100 updates of SAC took a minute instead of three seconds. Cores are for further trials.
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **os.environ}
-    bar = tqdm(total=len(keys), initial=len(keys) - len(waiting), desc="trials", disable=not waiting)
+    bar = Progress(total=len(keys), initial=len(keys) - len(waiting), desc="trials", disable=not waiting)
     try:
         while waiting or running:
             while waiting and len(running) < workers:

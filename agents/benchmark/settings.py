@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from face_align_env.agents.dcrn.training import check_environment
-from face_align_env.pretrain.recipes import Data
-from face_align_env.pretrain.settings import settle
+from face_align_env.agents.dcrn.config import check_environment
+from face_align_env.pretrain.recipes import Data, check_preset
+from face_align_env.pretrain.settings import Settings, read_json, require_same, setting
+
+from face_align_env.files import write_json
 
 STARTS = ("policy", "features", "scratch")
 """What a training starts with: the pretrained policy; the features of its trunk, with fresh layers behind them; fresh
@@ -23,70 +24,95 @@ INITIALIZERS = ("gen", "mean")
 
 
 @dataclass(frozen=True)
-class BenchmarkSettings:
+class BenchmarkSettings(Settings):
     """What all trials of a benchmark have in common.
 
-    :param data: the faces; training on the training split, measured on the test split
-    :param preset: of GEN and LRN
+    :param preset: networks and recipe, where GEN and LRN are trained first: tiny, compact, paper or mdm
     :param lrn_sha256: of the pretrained LRN
-    :param initializer: ``"gen"``: episodes start from GEN, and the pretrained LRN is the one that DCRN starts from;
-        ``"mean"``: from the mean shape, with an LRN that was pretrained there
+    :param initializer: where episodes start: gen; or mean, the mean shape, with an LRN that was pretrained there
     :param gen_sha256: of GEN; None: it is not needed
     :param timesteps: transitions of each training
-    :param evaluations: how often a training is measured, at equal distances; the start is measured as well
-    :param eval_faces: faces that are measured on, evenly spaced over the test split
-    :param actions: ``"modes"``: shape modes; ``"landmarks"``: each coordinate by itself, the environment's own
+    :param evaluations: how often each training is measured, at equal distances; the start is measured as well
+    :param eval_faces: held-out faces that are measured on, evenly spaced over the test split
+    :param actions: modes: along shape modes; landmarks: each coordinate by itself
     :param modes: number of shape modes
-    :param step: length of a full step along a mode, standard deviations of the training shapes
-    :param environment: further keywords of ``gym.make`` for the training; measured is always under the defaults
-    :param alpha_2: Eq. 3's bound in both; None: the dataset's
-    :param overrides: keywords of an algorithm, by its name
-    :raises ValueError: a value that makes no sense
+    :param step: full step along a mode, standard deviations of the training shapes
+    :param environment: keyword of the environment in which RL trains as KEY=VALUE (reward=dense, iteration_cost=0.1);
+        repeat for more. Measured is always under the paper's
+    :param alpha_2: Eq. 3's bound, pixels; default: Table 2's for the dataset
+    :param overrides: keyword of an algorithm as ALGO.KEY=VALUE (sac.learning_rate=0.001); repeat for more
     """
 
+    title: ClassVar[str] = "Benchmark"
+
     data: Data = field(default_factory=Data)
-    preset: str = "tiny"
-    lrn_sha256: str = ""
-    initializer: str = "gen"
-    gen_sha256: str | None = None
-    timesteps: int = 20_000
-    evaluations: int = 10
-    eval_faces: int = 100
-    actions: str = "modes"
-    modes: int = 10
-    step: float = 0.1
-    environment: dict[str, Any] | None = None
-    alpha_2: float | None = None
-    overrides: dict[str, dict[str, Any]] | None = None
+    preset: str = setting("tiny")
+    lrn_sha256: str = setting("", flag="")
+    initializer: str = setting("gen", choices=INITIALIZERS)
+    gen_sha256: str | None = setting(flag="")
+    timesteps: int = setting(20_000, least=1)
+    evaluations: int = setting(10, least=1)
+    eval_faces: int = setting(100, least=1)
+    actions: str = setting("modes", choices=ACTIONS)
+    modes: int = setting(10, least=1)
+    step: float = setting(0.1, above=0)
+    environment: dict[str, Any] | None = setting(flag="--env")
+    alpha_2: float | None = setting(above=0)
+    overrides: dict[str, Any] | None = setting(flag="--set")
 
     def __post_init__(self) -> None:
-        for name, known in {"actions": ACTIONS, "initializer": INITIALIZERS}.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'.")
-        for name in ("timesteps", "evaluations", "eval_faces", "modes", "step"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        check_environment(self.environment or {})
+        super().__post_init__()
+        check_environment(self)
         if self.evaluations > self.timesteps:
-            raise ValueError(f"{self.timesteps} timesteps cannot be measured {self.evaluations} times.")
+            self.refuse("evaluations", f"must be at most --timesteps, {self.timesteps}, got {self.evaluations}.")
+        for key in self.overrides or {}:
+            if not key.rpartition(".")[1]:
+                self.refuse("overrides", f"must say whose keyword it is: ALGORITHM.{key}=..., got '{key}'.")
+
+    def check(self, algorithms: Sequence[str]) -> None:
+        """Look at the names in the settings.
+
+        :param algorithms: that are to be trained
+        :raises SettingError: there is no such preset, dataset or algorithm
+        """
+        check_preset(self)
+        self.data.check()
+        for key in self.overrides or {}:
+            if key.rpartition(".")[0] not in algorithms:
+                self.refuse("overrides", f"sets '{key}', and the algorithms are {', '.join(algorithms)}.")
+
+    def keywords(self, algorithm: str) -> dict[str, Any]:
+        """What is set of an algorithm's keywords."""
+        given = {key.rpartition("."): value for key, value in (self.overrides or {}).items()}
+        return {name: value for (whose, _, name), value in given.items() if whose == algorithm}
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> BenchmarkSettings:
         """The settings that a benchmark's folder was made with.
 
         :raises FileNotFoundError: it is no benchmark's folder
+        :raises ValueError: its settings are damaged
         """
         path = Path(folder) / "config.json"
-        if not path.is_file() or "lrn_sha256" not in (values := json.loads(path.read_text(encoding="utf-8"))):
+        values = read_json(path) if path.is_file() else None
+        if not isinstance(values, dict) or "lrn_sha256" not in values:
             raise FileNotFoundError(f"'{folder}' is no folder of a benchmark. Make one: face-align benchmark")
-        return cls(**{**values, "data": Data(**values["data"])})
+        overrides = values.get("overrides") or {}
+        if all(isinstance(value, dict) for value in overrides.values()):  # of older versions
+            flat = {f"{whose}.{key}": value for whose, inner in overrides.items() for key, value in inner.items()}
+            values = {**values, "overrides": flat or None}
+        return cls.from_document(values, path)
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Store the settings, or check that the folder's are the same.
 
         :raises ValueError: the folder belongs to a benchmark with other settings
         """
-        settle(Path(folder) / "config.json", asdict(self))
+        path = Path(folder) / "config.json"
+        if path.is_file():
+            require_same(folder, BenchmarkSettings.read(folder).document(), self.document())
+        else:
+            write_json(path, self.document())
 
     def steps(self) -> list[int]:
         """The numbers of transitions after which a training is measured, its start left out."""
@@ -132,17 +158,3 @@ def trial_keys(algorithms: Sequence[str], starts: Sequence[str], seeds: int) -> 
         for start in starts:
             for algorithm in algorithms:
                 yield TrialKey(algorithm, start, seed)
-
-
-def overrides_of(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``{"sac.learning_rate": 1e-3}`` as ``{"sac": {"learning_rate": 1e-3}}``.
-
-    :raises ValueError: a key without an algorithm
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in given.items():
-        algorithm, dot, name = key.rpartition(".")
-        if not dot:
-            raise ValueError(f"'{key}' does not say whose keyword it is: write ALGORITHM.{key}=...")
-        found.setdefault(algorithm, {})[name] = value
-    return found

@@ -96,7 +96,7 @@ def run_trial(folder: str | os.PathLike[str], key: TrialKey, checkpoint_seconds:
     env = StepCounter(arena.training_env(key.start, num_envs, key.seed, plain))
     lrn = arena.starting_network(key.start, key.seed)
     measuring = {name: arena.measuring_env(key.start, plain, name) for name in TERMINATIONS}
-    overrides = (settings.overrides or {}).get(key.algorithm)
+    overrides = settings.keywords(key.algorithm)
 
     saved = _read_checkpoint(own)
     if saved is None:

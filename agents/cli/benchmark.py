@@ -1,4 +1,4 @@
-"""``face-align benchmark|compare``: reinforcement learning algorithms side by side."""
+"""``face-align benchmark|compare|speed``: algorithms side by side, and how fast the parts are."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from face_align_env.agents.cli.options import (
-    DatasetOption,
-    EnvironmentOption,
-    LandmarksOption,
-    OptionOption,
-    RootOption,
-    console,
-    data_of,
-    done,
-    options_of,
-)
+from face_align_env.agents.benchmark.settings import BenchmarkSettings, trial_keys
+from face_align_env.agents.cli.options import DeviceOption, JsonOption, PresetOption, console, written
+from face_align_env.agents.cli.parameters import settings_command
+from face_align_env.pretrain.settings import SettingError
 
 
+@settings_command
 def benchmark(
+    settings: BenchmarkSettings,
     algos: Annotated[
         str,
         typer.Option(
@@ -30,17 +25,15 @@ def benchmark(
         ),
     ] = "dcrn,ddpg,td3,sac,ppo,tqc,crossq",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each algorithm, with seeds 0, 1, ...")] = 5,
-    timesteps: Annotated[int, typer.Option(help="Transitions of each training.")] = 20_000,
-    dataset: DatasetOption = "synthetic",
-    root: RootOption = None,
-    landmarks: LandmarksOption = None,
-    option: OptionOption = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder of a run whose GEN and LRN are used; default: they are trained first.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Networks and recipe, where they are trained first.")] = "tiny",
-    gen_epochs: Annotated[int | None, typer.Option(help="Where GEN is trained first; default: the recipe's.")] = None,
-    lrn_epochs: Annotated[int | None, typer.Option(help="Where LRN is trained first; default: the recipe's.")] = None,
+    gen_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Where GEN is trained first; default: the recipe's.")
+    ] = None,
+    lrn_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Where LRN is trained first; default: the recipe's.")
+    ] = None,
     start: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,52 +41,27 @@ def benchmark(
             "repeat for several. Default: policy and features."
         ),
     ] = None,
-    initializer: Annotated[str, typer.Option(help="Where episodes start: gen, or mean, the mean shape.")] = "gen",
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="From scratch, too.")] = False,
-    evaluations: Annotated[int, typer.Option(help="How often each training is measured.")] = 10,
-    eval_faces: Annotated[int, typer.Option(help="Held-out faces that are measured on.")] = 100,
-    actions: Annotated[str, typer.Option(help="modes: along shape modes; landmarks: each coordinate by itself.")] = (
-        "modes"
-    ),
-    modes: Annotated[int, typer.Option(help="Number of shape modes.")] = 10,
-    step: Annotated[float, typer.Option(help="Full step along a mode, standard deviations of the faces.")] = 0.1,
-    environment: EnvironmentOption = None,
-    alpha_2: Annotated[float | None, typer.Option("--alpha-2", help="Eq. 3's bound, pixels; default: Table 2's.")] = (
-        None
-    ),
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Keyword of an algorithm as ALGO.KEY=VALUE (sac.learning_rate=0.001); repeat."),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Trainings at a time; default: by cores and memory.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Trainings at a time; default: by cores and memory.")] = None,
     name: Annotated[str | None, typer.Option(help="The folder is runs/NAME; default: benchmark-DATASET.")] = None,
 ) -> None:
     """Train RL algorithms on FaceAlign-v0 with several seeds, and compare them: curves, tables, report.html."""
-    from face_align_env.agents.benchmark import run as benchmarks
-    from face_align_env.agents.benchmark.settings import BenchmarkSettings, overrides_of
-
-    settings = BenchmarkSettings(
-        data=data_of(dataset, root, landmarks, option),
-        preset=preset,
-        initializer=initializer,
-        timesteps=timesteps,
-        evaluations=evaluations,
-        eval_faces=eval_faces,
-        actions=actions,
-        modes=modes,
-        step=step,
-        environment=options_of(environment, "--env") or None,
-        alpha_2=alpha_2,
-        overrides=overrides_of(options_of(overrides, "--set")) or None,
-    )
+    algorithms = [algo.strip() for algo in algos.split(",") if algo.strip()]
+    if not algorithms:
+        raise SettingError("algos", "--algos", "must name at least one algorithm.")
     starts = list(start or ["policy", "features"])
     if from_scratch and "scratch" not in starts:
         starts.append("scratch")
-    folder = Path("runs") / (name or f"benchmark-{dataset}")
+    settings.check(algorithms)
+    list(trial_keys(algorithms, starts, seeds))  # its mistakes come before the slow imports
+    from face_align_env.agents.benchmark import run as benchmarks
+
     complete = benchmarks.benchmark(
         settings,
-        folder,
-        [algo.strip() for algo in algos.split(",") if algo.strip()],
+        Path("runs") / (name or f"benchmark-{settings.data.dataset}"),
+        algorithms,
         starts,
         seeds,
         benchmarks.Pretraining(run, gen_epochs, lrn_epochs),
@@ -112,5 +80,34 @@ def compare(
     """Put several benchmarks, or several runs, side by side: one table and one set of curves."""
     from face_align_env.agents.benchmark.compare import compare as side_by_side
 
-    for path in side_by_side(runs, output, console):
-        done("Written", path)
+    written(side_by_side(runs, output, console), as_json=False)
+
+
+def speed(
+    preset: PresetOption = "compact",
+    device: DeviceOption = "auto",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="memory, patches, env, replay, networks, aligner, training or scaling; repeat for several. "
+            "Default: all but scaling."
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure; it is their median.")] = 7,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; default: torch's own choice.")] = None,
+    output: Annotated[Path, typer.Option(help="JSON to write.")] = Path("runs/speed.json"),
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Curves over faces, landmarks, patch size and datasets, too.")
+    ] = False,
+    max_faces: Annotated[
+        int, typer.Option(min=1, help="Largest dataset of scaling; 20,000 take 7.4 GB of disk.")
+    ] = 1000,
+    quick: Annotated[bool, typer.Option("--quick", help="Toy sizes: does everything run?")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every part on this machine, each as a ratio to a limit or to a baseline of the same minutes."""
+    from face_align_env.agents.speed.report import run
+    from face_align_env.agents.speed.workbench import Settings
+
+    settings = Settings(preset, device, repeats, threads, quick, max_faces)
+    written(run(settings, output, console, only, scaling), as_json)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from face_align_env.agents.cli.options import (
     DeviceOption,
+    JsonOption,
     LandmarksOption,
     OptionOption,
     RootOption,
     SeedOption,
     announce,
     done,
-    options_of,
+    print_json,
 )
+from face_align_env.agents.cli.parameters import pairs
 
 
 def collect(
@@ -49,6 +52,7 @@ def collect(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset of that id.")] = False,
     device: DeviceOption = "cpu",
     seed: SeedOption = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Record episodes as a Minari dataset, under $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
     from face_align_env.agents import collect as recording
@@ -66,12 +70,14 @@ def collect(
         "dataset": dataset,
         "root": root,
         "landmarks": landmarks,
-        "dataset_options": options_of(option) or None,
+        "dataset_options": pairs(option, "--option") or None,
         "initializer": initializer,
     }
     options |= {key: value for key, value in given.items() if value is not None}
     announce(f"Playing '{name}' on {options['dataset']} {split}")
     made = recording.collect(chosen, name, id_, episodes, steps, noise, seed, overwrite, split=split, **options)
+    if as_json:
+        print_json({**asdict(made), "path": str(made.path)})
     announce(
         f"{made.episodes:,} episodes, {made.steps:,} steps: mean return {made.mean_return:+.2f}, NME "
         f"{made.initial_nme:.1f} % -> {made.nme:.1f} %, {made.success_rate:.0f} % end in a terminal state"

@@ -18,15 +18,15 @@ from face_align_env.agents.cli.options import (
     announce,
     console,
     done,
-    options_of,
 )
+from face_align_env.agents.cli.parameters import pairs
 from rich.markup import escape
 from rich.table import Table
 
 NameArgument = Annotated[str, typer.Argument(help="A dataset's name; 'face-align data list' shows them.")]
 SplitsOption = Annotated[list[str] | None, typer.Option("--split", help="Repeat for several; default: all.")]
 
-data_app = typer.Typer(no_args_is_help=True, help="Datasets: list, download, verify, prepare, show.")
+data_app = typer.Typer(name="data", no_args_is_help=True, help="Datasets: list, download, verify, prepare, show.")
 
 
 @data_app.command("list")
@@ -76,7 +76,7 @@ def verify(
     """Read every annotation and image header; name each broken file. Exit status 1 if the dataset is not whole."""
     from face_align_env.datasets.verification import verify as verify_dataset
 
-    reports = verify_dataset(name, root, landmarks, options_of(option), split, decode, console.is_terminal)
+    reports = verify_dataset(name, root, landmarks, pairs(option, "--option"), split, decode, console.is_terminal)
     view = Table("split", "faces", "protocol", "missing", "broken", title=f"{name}: verified")
     for report in reports:
         expected = "-" if report.expected is None else f"{report.expected:,}"
@@ -127,7 +127,7 @@ def prepare(
     splits = dataset_splits(name)
     for part in split or splits:
         try:
-            faces = load_dataset(name, part, root, landmarks, **options_of(option))
+            faces = load_dataset(name, part, root, landmarks, **pairs(option, "--option"))
         except DatasetNotFoundError as error:
             if split or part == splits[0]:
                 raise
@@ -171,7 +171,7 @@ def show(
     from face_align_env.rendering import draw_annotation, side_by_side
 
     with _quietly():
-        faces = load_dataset(name, split or dataset_splits(name)[0], root, landmarks, **options_of(option))
+        faces = load_dataset(name, split or dataset_splits(name)[0], root, landmarks, **pairs(option, "--option"))
     pictures = []
     for number in index or [0]:
         if not 0 <= number < len(faces):

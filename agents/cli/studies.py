@@ -1,4 +1,4 @@
-"""``face-align robustness|tradeoff|ablate|summarize|release|watch``: what is done with a run that is trained."""
+"""``face-align evaluate|robustness|tradeoff|ablate|summarize|release|watch``: what is done with a trained run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,53 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from face_align_env.agents.cli.options import DeviceOption, RootOption, announce, console, done
+from face_align_env.agents.cli.options import (
+    DatasetOption,
+    DeviceOption,
+    JsonOption,
+    LandmarksOption,
+    PresetOption,
+    RootOption,
+    announce,
+    console,
+    done,
+    print_json,
+    written,
+)
+from face_align_env.agents.cli.train import run_folder
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")]
 SplitOption = Annotated[str | None, typer.Option(help="Default: the dataset's test split.")]
 
 
+def evaluate(
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of a run, runs/NAME; default: runs/DATASET[-LANDMARKS]-PRESET.")
+    ] = None,
+    dataset: DatasetOption = "synthetic",
+    preset: PresetOption = "compact",
+    landmarks: LandmarksOption = None,
+    split: Annotated[list[str] | None, typer.Option(help="Repeat for several; default: all but train.")] = None,
+    on: Annotated[str | None, typer.Option(help="Measure on another dataset than the run's own.")] = None,
+    root: RootOption = None,
+    device: DeviceOption = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap intervals.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure each method of a run: Table 6's rows, as table, evaluation.json and figures."""
+    from face_align_env.agents.evaluation.run_evaluation import evaluate as measure
+
+    folder = run or run_folder(dataset, landmarks, preset)
+    announce(f"Evaluating {folder} on {device}")
+    paths = measure(folder, split, device, console, root, on, seed)
+    if as_json:
+        written(paths, as_json)
+
+
 def robustness(
     run: RunArgument,
     split: SplitOption = None,
-    faces: Annotated[int | None, typer.Option(help="How many faces, evenly spaced; default: all.")] = None,
+    faces: Annotated[int | None, typer.Option(min=1, help="How many faces, evenly spaced; default: all.")] = None,
     root: RootOption = None,
     device: DeviceOption = "cpu",
     peers: Annotated[
@@ -24,14 +61,14 @@ def robustness(
             help="Folder of dlib's predictor (examples/compare_peers.py); default: RUN/peers if there is one."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the box shifts and of the bootstrap intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the box shifts and of the bootstrap intervals.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure each method under shifted, scaled and detected boxes, few pixels, JPEG and other light."""
     from face_align_env.agents.studies.robustness import run_robustness
 
     announce(f"Perturbing the faces of {run} on {device}")
-    for path in run_robustness(run, split, faces, root, device, peers, seed, console):
-        done("Written", path)
+    written(run_robustness(run, split, faces, root, device, peers, seed, console), as_json)
 
 
 def tradeoff(
@@ -45,14 +82,14 @@ def tradeoff(
     ] = None,
     root: RootOption = None,
     device: DeviceOption = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap intervals.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """What an iteration buys: accuracy over iterations for many bounds of Eq. 3, and for cascades of fixed length."""
     from face_align_env.agents.studies.tradeoff import run_tradeoff
 
     announce(f"Measuring {run} on {device}")
-    for path in run_tradeoff(run, split, alpha_2, root, device, seed, console).paths:
-        done("Written", path)
+    written(run_tradeoff(run, split, alpha_2, root, device, seed, console).paths, as_json)
 
 
 def ablate(
@@ -61,26 +98,33 @@ def ablate(
         list[str] | None,
         typer.Option(help="A row of the table (a wrong name lists them); repeat for several. Default: all."),
     ] = None,
-    timesteps: Annotated[int | None, typer.Option(help="Transitions of each training; default: the run's.")] = None,
+    timesteps: Annotated[
+        int | None, typer.Option(min=1, help="Transitions of each training; default: the run's.")
+    ] = None,
     split: SplitOption = None,
     root: RootOption = None,
     device: DeviceOption = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of the trainings.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the trainings.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """Train DCRN again with one part of its training changed at a time, and say what each part does."""
     from face_align_env.agents.studies.ablations import ablate as run_ablations
 
-    done("Written", run_ablations(run, only, timesteps, split, root, device, seed, console))
+    table = run_ablations(run, only, timesteps, split, root, device, seed, console)
+    written([table, table.with_suffix(".json")], as_json)
 
 
 def summarize(
     run: Annotated[Path, typer.Argument(help="Folder of a run of several seeds, runs/NAME.")],
-    seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
     """What the seeds of a run say together, with intervals for other seeds and faces: seeds.md and seeds.json."""
     from face_align_env.agents.evaluation import seeds
 
     seeds.summarize(run, console, seed)
+    if as_json:
+        written([run / "seeds.json"], as_json)
 
 
 def release(
@@ -99,6 +143,7 @@ def release(
     not_trained_on: Annotated[
         str | None, typer.Option(help="Faces that were not seen; default: the test splits, and what the data lacks.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Put GEN and DCRN of a run into one file of 16-bit numbers, with a card that says how good they are."""
     from face_align_env.agents.release import make_release
@@ -106,6 +151,8 @@ def release(
     from face_align_env.released import FOLDER
 
     made = make_release(run, name, output or FOLDER, root, command, intended_use, not_trained_on)
+    if as_json:
+        print_json(made.card.document())
     for metric in made.card.metrics:
         announce(
             f"{metric.dataset} {metric.split}, {metric.faces} faces: {metric.method} {metric.nme:.2f} % "
@@ -130,12 +177,16 @@ def watch(
         str | None,
         typer.Option(help="oracle, blind or limit; default: blind, of a cascade of fixed length limit."),
     ] = None,
-    fps: Annotated[float, typer.Option(help="Frames a second of a film.")] = 2,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames a second of a film.")] = 2,
+    as_json: JsonOption = False,
 ) -> None:
     """Play an episode with a trained policy and look at it: a film, or its frames in a row."""
     from face_align_env.agents import watch as watching
 
     episode, path = watching.watch(run, index, output, method, split, root, termination, fps)
+    if as_json:
+        played = {"nme": episode.nmes, "rewards": episode.rewards, "success": episode.success}
+        print_json({"split": episode.split, "index": index, **played, "path": str(path)})
     announce(
         f"Face {index} of {episode.split}: NME {100 * episode.nmes[0]:.2f} % -> {100 * episode.nmes[-1]:.2f} % in "
         f"{episode.iterations} iterations, rewards {' '.join(f'{reward:+g}' for reward in episode.rewards)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,6 +89,7 @@ class _Measured:
     :param sheets: its tables
     :param caveats: lines about what this copy of it lacks of the protocol
     :param obstacle: see :func:`_obstacle`
+    :param path: its figures as JSON
     """
 
     outcomes: list[Outcome]
@@ -95,6 +97,7 @@ class _Measured:
     sheets: list[Sheet]
     caveats: list[str]
     obstacle: str | None
+    path: Path
 
 
 def evaluate(
@@ -105,7 +108,7 @@ def evaluate(
     root: str | None = None,
     on: str | None = None,
     seed: int = 0,
-) -> None:
+) -> list[Path]:
     """Measure every method of a run on test splits, and set the figures beside the paper's where it has some.
 
     ``evaluation.json`` is that of the dataset's test split, ``tables.md`` that of all splits.
@@ -117,6 +120,7 @@ def evaluate(
     :param root: of the data, where it is not where the run found it
     :param on: another dataset of the same landmarks; None: the run's own
     :param seed: of the bootstrap intervals
+    :return: the figures of each split as JSON
     :raises FileNotFoundError: it is no run's folder, it has no weights, or there is no data
     :raises ValueError: the other dataset has no such landmarks
     """
@@ -142,6 +146,7 @@ def evaluate(
     heading = f"{work.run.path.resolve().name} on {dataset}"
     write_tables(path, heading, [*sheets, *_beside_the_paper(work, measured)])
     console.print(f"Tables: {path}")
+    return [found.path for found in measured.values()]
 
 
 def _begin_evaluation(
@@ -180,7 +185,7 @@ def _evaluate_split(work: _Evaluation, split: str, prepared: PreparedFaces) -> _
     save_face_figures(outcomes, prepared, title, figures)
     work.console.print(f"Results: {path}, figures: {figures}")
     sheets = [*shown, *reward_sheets(title, outcomes)]
-    return _Measured(outcomes, len(prepared), sheets, caveats, _obstacle(prepared))
+    return _Measured(outcomes, len(prepared), sheets, caveats, _obstacle(prepared), path)
 
 
 def _print_what_rl_changed(work: _Evaluation, outcomes: Sequence[Outcome]) -> None:

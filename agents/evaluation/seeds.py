@@ -158,9 +158,7 @@ def seed_folders(folder: str | os.PathLike[str]) -> dict[int, Path]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """A run's settings without its seed, and without the place of its data: that its faces are the same is checked."""
-    config = RunFolder(folder).config
-    same = replace(config, seed=0, agent=replace(config.agent, seed=0), data=replace(config.data, root=None))
-    return asdict(same)
+    return replace(RunFolder(folder).config, seed=0).without_root().document()
 
 
 def summarize(folder: str | os.PathLike[str], console: Console | None = None, seed: int = 0) -> None:

@@ -14,13 +14,14 @@ import torch
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, bytes_per_transition
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.agents.dcrn.algorithm import DCRN
-from face_align_env.agents.dcrn.training import AgentConfig
+from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.agents.speed.environments import observation_bytes
 from face_align_env.agents.speed.measure import Baseline, Entry, interleave, timed
 from face_align_env.agents.speed.workbench import Workbench
 from face_align_env.pretrain.faces import DeviceFaces
-from face_align_env.pretrain.loop import TrainingConfig, TrainingStep
+from face_align_env.pretrain.loop import TrainingStep
 from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter
+from face_align_env.pretrain.recipes import TrainingConfig
 from stable_baselines3.common.buffers import DictReplayBuffer
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger

@@ -115,22 +115,13 @@ def ablate(
     chosen = find_ablations(names)
     run = RunFolder(folder)
     config, data = run.config, run.data(root)
-    environment = {
-        "initializer": str(run.gen),
-        "alpha_2": config.alpha_2,
-        "dataset": data.dataset,
-        "root": data.root,
-        "landmarks": data.landmarks,
-        "dataset_options": dict(data.options or {}),
-        **(config.environment or {}),
-    }
+    environment = replace(config, data=data).env_options(str(run.gen))
     prepared = data.prepare(split, max_cached=2048)
     baseline = _measure("LRN+Eq.3", run.gen, run.policy, prepared, config, device)
     table = _Table(run.path / "ablations.json", prepared, baseline, seed)
     for ablation in chosen:
         agent = replace(
             config.agent,
-            seed=seed,
             timesteps=timesteps or config.agent.timesteps,
             preset=ablation.preset or config.agent.preset,
             overrides={**(config.agent.overrides or {}), **ablation.overrides} or None,
@@ -139,10 +130,10 @@ def ablate(
         agent = replace(agent, augment=options.pop("augment", agent.augment))
         console.print(f"{ablation.name}: {agent}, environment {options}", highlight=False)
         weights = run.ablation(ablation.name)
-        if agent == replace(config.agent, seed=config.seed) and not options and run.agent.is_file():
+        if (agent, seed) == (config.agent, config.seed) and not options and run.agent.is_file():
             weights = run.agent  # the run has trained it already
         elif not weights.is_file() or table.timesteps(ablation.name) < agent.timesteps:
-            train_dcrn(run.policy, agent, weights.parent, device, config.views, **{**environment, **options})
+            train_dcrn(run.policy, agent, weights.parent, device, config.views, seed, **{**environment, **options})
         outcome = _measure(ablation.name, run.gen, weights, prepared, config, device)
         table.add(outcome, agent.timesteps)
         console.print(table.sheet(run.path.name))

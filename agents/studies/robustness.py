@@ -30,7 +30,6 @@ from face_align_env.agents.studies.perturbations import (
 )
 from face_align_env.pretrain.recipes import Data
 from rich.console import Console
-from tqdm import tqdm
 
 from face_align_env.datasets import DatasetNotFoundError, dataset_class
 from face_align_env.extras import needs
@@ -38,6 +37,7 @@ from face_align_env.files import atomic_path, write_json
 from face_align_env.mdp import nme
 from face_align_env.metrics import bootstrap_interval, failure_rate
 from face_align_env.prepared import PreparedFaces
+from face_align_env.progress import Progress
 
 with needs("plots", "A figure"):
     import matplotlib
@@ -113,7 +113,7 @@ def measure(
             crops.append(crop_of(view, face, d, prepared.margin))
         return crops
 
-    with tqdm(total=len(faces), desc="perturbing", unit="face", disable=not progress, leave=False) as bar:
+    with Progress(total=len(faces), desc="perturbing", unit="face", disable=not progress, leave=False) as bar:
         for start in range(0, len(faces), _BATCH):
             batch = slice(start, min(start + _BATCH, len(faces)))
             made = [make(int(index)) for index in faces[batch]]

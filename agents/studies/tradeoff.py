@@ -19,7 +19,6 @@ from face_align_env.agents.evaluation.measure import Sheet, number, write_tables
 from face_align_env.agents.evaluation.run_evaluation import methods
 from face_align_env.agents.run_folder import GEN_CASCADE, POLICY_CASCADE, RunFolder
 from rich.console import Console
-from tqdm import tqdm
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import dataset_class
@@ -29,6 +28,7 @@ from face_align_env.mdp import MAX_ITERATIONS, is_terminal, nme
 from face_align_env.metrics import bootstrap_interval, failure_rate
 from face_align_env.networks.cascade import cascade
 from face_align_env.prepared import PreparedFaces
+from face_align_env.progress import Progress
 
 with needs("plots", "A figure"):
     import matplotlib
@@ -163,7 +163,7 @@ def roll_out(
     errors: dict[str, list[Floats]] = {name: [] for name, _ in aligners}
     actions: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name, _ in aligners}
     batch = min(aligner.batch_size for _, aligner in aligners)
-    for start in tqdm(range(0, len(prepared), batch), desc="rolling out", disable=not progress, leave=False):
+    for start in Progress(range(0, len(prepared), batch), desc="rolling out", disable=not progress, leave=False):
         faces = slice(start, min(start + batch, len(prepared)))
         crops = torch.from_numpy(np.stack([prepared.crop(i) for i in range(faces.start, faces.stop)]))
         truth, d, counted = prepared.landmarks[faces], prepared.d[faces], prepared.counted[faces]

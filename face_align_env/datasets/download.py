@@ -420,6 +420,6 @@ def _check_room(what: str, folder: Path, needed: int) -> None:
 
 
 def _bar(progress: bool, what: str, total: int | None = None, done: int = 0) -> Any:
-    from tqdm import tqdm
+    from face_align_env.progress import Progress
 
-    return tqdm(desc=what, total=total, initial=done, unit="B", unit_scale=True, disable=not progress)
+    return Progress(desc=what, total=total, initial=done, unit="B", unit_scale=True, disable=not progress)

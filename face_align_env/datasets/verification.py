@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from face_align_env.datasets import BadFaceError, DatasetNotFoundError, FaceDataset, dataset_class, load_dataset
+from face_align_env.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def verify(
 def _problems(faces: FaceDataset, decode: bool, progress: bool) -> tuple[str, ...]:
     problems: list[str] = []
     title = f"verifying {faces.name} {faces.split}"
-    for index in tqdm(range(len(faces)), desc=title, unit="face", disable=not progress, leave=False):
+    for index in Progress(range(len(faces)), desc=title, unit="face", disable=not progress, leave=False):
         try:
             annotation = faces.annotation(index)
             width, height = faces.image_size(index)

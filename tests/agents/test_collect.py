@@ -55,7 +55,7 @@ def run_folder(tmp_path: Path, new_lrn: Callable[..., LRN]) -> Path:
     for seed, stage in enumerate(("dcrn", "gen-lrn4")):
         lrn = new_lrn(seed=seed, gain=20, num_landmarks=19)
         lrn.save(made / stage / "weights.safetensors")
-    RunConfig(Data("synthetic", landmarks=19, options={"size": 4}), "tiny", alpha_2=3.0).write(made)
+    RunConfig(Data("synthetic", landmarks=19, options={"size": 4}), preset="tiny", alpha_2=3.0).write(made)
     return made
 
 

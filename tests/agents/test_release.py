@@ -13,7 +13,7 @@ import pytest
 import torch
 import typer
 from face_align_env.agents.cli.studies import release as release_command
-from face_align_env.agents.dcrn.training import AgentConfig
+from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.agents.release import describe_command, describe_recipe, make_release
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
@@ -97,10 +97,10 @@ def test_the_card_says_what_the_run_was(run_folder: Path, tmp_path: Path) -> Non
 def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
     words = shlex.split(describe_command(CONFIG, load_dataset("synthetic", "train", None, 29, size=12)))
     assert words == shlex.split(
-        "face-align run --dataset synthetic --landmarks 29 --option size=12 --preset tiny --gen-epochs 3 "
-        "--timesteps 640 --no-augment"
+        "face-align run --dataset synthetic --landmarks 29 --option size=12 --timesteps 640 --no-augment "
+        "--preset tiny --gen-epochs 3"
     )
-    agent = AgentConfig(preset="paper", seed=4, overrides={"noise": 2})
+    agent = AgentConfig(preset="paper", overrides={"noise": 2})
     ranges: dict[str, Any] = {
         "augmentation": {"shift": 0.02, "blur": 0},
         "jitter": {"scale": 0},
@@ -109,8 +109,8 @@ def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
     changed = replace(CONFIG, seed=4, alpha_2=2.0, agent=agent, environment={"reward": "dense"}, **ranges)
     words = shlex.split(describe_command(changed, load_dataset("synthetic", "train", None, 29, size=12)))
     assert words[8:] == shlex.split(
-        "--preset tiny --seed 4 --gen-epochs 3 --alpha-2 2.0 --agent paper --set noise=2 --env reward=dense "
-        "--augmentation shift=0.02 --augmentation blur=0 --jitter scale=0 --visited depth=4"
+        "--seed 4 --agent paper --set noise=2 --alpha-2 2.0 --env reward=dense --augmentation shift=0.02 "
+        "--augmentation blur=0 --preset tiny --gen-epochs 3 --jitter scale=0 --visited depth=4"
     )
     sentences = "Random views: shift 0.02, blur 0. Moves of x_0: scale 0. Visited states: depth 4."
     assert sentences in describe_recipe(changed)

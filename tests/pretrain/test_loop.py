@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.pretrain import loop
+from face_align_env.pretrain import devices, loop
+from face_align_env.pretrain.checkpoint import load_checkpoint
 from face_align_env.pretrain.faces import Batch, DeviceFaces
-from face_align_env.pretrain.loop import TrainingConfig, TrainingStep, fit, make_fabric, measure_nme
+from face_align_env.pretrain.loop import CHECKPOINT, TrainingStep, fit, make_fabric, measure_nme
 from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter, VisitedStates
+from face_align_env.pretrain.recipes import TrainingConfig
+from face_align_env.pretrain.settings import SettingError
 from lightning.fabric import Fabric
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -165,7 +169,7 @@ def test_a_loss_that_is_no_number_stops_the_training(trainee: Any, kind: str, fa
     objective.network.mean_shape.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="nan at step 0: lower the learning rate"):
         fit(objective, faces, test_faces, CONFIG, STILL, tmp_path, fabric)
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 @pytest.mark.parametrize("kind", ["gen"])
@@ -191,11 +195,11 @@ def test_a_gradient_that_is_no_number_is_named_and_never_saved(
     monkeypatch.setattr(loop, "_MEASUREMENTS", 1)
     with pytest.raises(FloatingPointError, match="nan at step 4"):
         fit(new(), faces, test_faces, replace(CONFIG, checkpoint_seconds=seconds), STILL, tmp_path, fabric)
-    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint = tmp_path / CHECKPOINT
     if saved is None:
         assert not checkpoint.exists()
     else:
-        state = torch.load(checkpoint)
+        state = load_checkpoint(checkpoint)
         assert state["step"] == saved
         assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
@@ -277,19 +281,44 @@ def test_learning_rate_rises_then_falls_along_a_cosine() -> None:
     assert config.learning_rate_at(0, 1) == 0.5, "even a single step moves"
 
 
-@pytest.mark.parametrize("change", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": float("inf")}], ids=str
+)
 def test_a_training_that_cannot_be_is_an_error(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
         TrainingConfig(**change)
 
 
 def test_devices_that_are_not_there_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"no CUDA device.*--device cpu"):
+    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(SettingError, match=r"torch finds 0 CUDA devices.*--device cpu"):
         make_fabric("cuda")
-    with pytest.raises(ValueError, match=r"Unknown device 'abacus'.*auto, cpu, cuda"):
+    with pytest.raises(SettingError, match=r"'abacus' is unknown; there are auto, cpu, cuda"):
         make_fabric("abacus")
     assert make_fabric("auto").device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "emulated"),
+    [
+        ("flags\t\t: fpu avx avx2\n", True),
+        ("flags\t\t: fpu avx2 avx512_bf16\n", False),
+        ("Features\t: fp asimd bf16\n", False),
+        ("nothing of it\n", False),
+    ],
+)
+def test_bfloat16_on_a_cpu_that_emulates_it_is_warned_of(
+    text: str, emulated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert devices.emulates_bf16(tmp_path / "cpuinfo") == emulated
+    monkeypatch.setattr(loop, "emulates_bf16", lambda: emulated)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_fabric("cpu", "bf16-mixed")
+        make_fabric("cpu")
+    assert sum("--precision 32-true" in str(each.message) for each in caught) == emulated
 
 
 @pytest.mark.parametrize("kind", ["gen"])

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from face_align_env.pretrain import recipes
-from face_align_env.pretrain.loop import TrainingConfig, make_fabric
-from face_align_env.pretrain.recipes import RECIPES, Data, FacesOnDevice, pretrain_gen, pretrain_lrn, recipe
+from face_align_env.pretrain.loop import make_fabric
+from face_align_env.pretrain.recipes import RECIPES, Data, TrainingConfig, recipe
+from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
 
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network

@@ -23,7 +23,7 @@ from face_align_env.agents.benchmark.compare import compare
 from face_align_env.agents.benchmark.figures import CURVES, learning_curves
 from face_align_env.agents.benchmark.results import Results, interquartile_mean, performance_profiles
 from face_align_env.agents.benchmark.run import Pretraining, benchmark
-from face_align_env.agents.benchmark.settings import STARTS, BenchmarkSettings, TrialKey, overrides_of, trial_keys
+from face_align_env.agents.benchmark.settings import STARTS, BenchmarkSettings, TrialKey, trial_keys
 from face_align_env.agents.benchmark.trial import COLUMNS, is_complete, run_trial, trial_folder
 from face_align_env.agents.cli.app import app
 from face_align_env.agents.common.policies import lrn_policy, zero_policy
@@ -200,7 +200,8 @@ def test_every_algorithm_starts_from_everywhere(begun: Path, algorithm: str, sta
         assert f"{algorithm} cannot start from {start}" in told.export_text()
         return
     config = json.loads((begun / "config.json").read_text())
-    config["overrides"] = {algorithm: {} if algorithm == "a2c" else quick(algorithm)}
+    given = {} if algorithm == "a2c" else quick(algorithm)
+    config["overrides"] = {f"{algorithm}.{key}": value for key, value in given.items()}
     config.update(timesteps=32, evaluations=1)
     (begun / "config.json").write_text(json.dumps(config))
     key = TrialKey(algorithm, start, 3)
@@ -221,7 +222,7 @@ def test_every_algorithm_starts_from_everywhere(begun: Path, algorithm: str, sta
 
 def test_a_trial_goes_on_from_its_checkpoint(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = json.loads((begun / "config.json").read_text())
-    config["overrides"] = {"sac": QUICK}
+    config["overrides"] = {f"sac.{key}": value for key, value in QUICK.items()}
     config.update(timesteps=64, evaluations=4)
     (begun / "config.json").write_text(json.dumps(config))
     key = TrialKey("sac", "policy", 0)
@@ -386,8 +387,11 @@ def test_mistakes_are_named(begun: Path, here: Path, pretrained: Path) -> None:
     with pytest.raises(ValueError, match="twice"):
         list(trial_keys(["sac", "sac"], ["policy"], 1))
     with pytest.raises(ValueError, match=r"ALGORITHM\.learning_rate"):
-        overrides_of({"learning_rate": 1})
-    assert overrides_of({"own:Still.a": 1, "sac.b": 2}) == {"own:Still": {"a": 1}, "sac": {"b": 2}}
+        BenchmarkSettings(overrides={"learning_rate": 1})
+    settings = BenchmarkSettings(overrides={"own:Still.a": 1, "sac.b": 2})
+    assert [settings.keywords(name) for name in ("own:Still", "sac", "td3")] == [{"a": 1}, {"b": 2}, {}]
+    with pytest.raises(ValueError, match=r"sets 'sac\.b', and the algorithms are td3, own:Still"):
+        settings.check(["td3", "own:Still"])
     with pytest.raises(FileNotFoundError, match="no folder of a benchmark"):
         BenchmarkSettings.read(pretrained)
     for wrong, message in {"rewrd": "no keyword 'rewrd'", "reward": "reward must be one of paper"}.items():

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from face_align_env.agents.dcrn.training import AgentConfig
 from face_align_env.agents.evaluation.seeds import estimate, summarize
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.pretrain.recipes import Data
@@ -20,7 +19,7 @@ FACES = 40
 
 def write_seed(folder: Path, seed: int, preset: str = "micro", **config: Any) -> Path:
     path = folder / f"seed-{seed}"
-    RunConfig(Data("300w"), preset, seed, agent=AgentConfig(seed=seed), alpha_2=3.0, **config).write(path)
+    RunConfig(Data("300w"), preset=preset, seed=seed, alpha_2=3.0, **config).write(path)
     return path
 
 

@@ -21,9 +21,8 @@ from face_align_env.agents.speed.training import supervised_step
 from face_align_env.agents.speed.workbench import ColdCopy, Settings, Workbench
 from face_align_env.pretrain import recipes
 from face_align_env.pretrain.faces import DeviceFaces
-from face_align_env.pretrain.loop import TrainingConfig
 from face_align_env.pretrain.objectives import GENObjective
-from face_align_env.pretrain.recipes import Recipe
+from face_align_env.pretrain.recipes import Recipe, TrainingConfig
 from rich.console import Console
 from typer.testing import CliRunner
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from face_align_env.agents.cli.options import options_of
+from face_align_env.agents.cli.parameters import pairs
 from face_align_env.agents.dcrn.algorithm import DCRN
-from face_align_env.agents.dcrn.training import AgentConfig
+from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.ablations import ABLATIONS, Ablation, ablate, find_ablations
@@ -30,7 +30,7 @@ def micro_run(tmp_path: Path, new_lrn: Callable[..., LRN]) -> Path:
     GEN(GENConfig(input_size=16, width=4, hidden=16), mean_shape).save(RunFolder(folder).gen)
     new_lrn().save(RunFolder(folder).policy)
     agent = AgentConfig(timesteps=24, num_envs=4, batch_size=4, overrides={"learning_starts": 8, "critic_warmup": 1})
-    RunConfig(Data(options={"size": 4}), "tiny", agent=agent, alpha_2=3.0).write(folder)
+    RunConfig(Data(options={"size": 4}), preset="tiny", agent=agent, alpha_2=3.0).write(folder)
     return folder
 
 
@@ -80,7 +80,7 @@ def test_what_the_run_has_trained_is_not_trained_again(micro_run: Path) -> None:
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.name)
 def test_a_row_says_which_options_of_run_it_is(ablation: Ablation) -> None:
     words = ablation.options.split()
-    given = {flag: options_of([b for a, b in pairwise(words) if a == flag], flag) for flag in ("--set", "--env")}
+    given = {flag: pairs([b for a, b in pairwise(words) if a == flag], flag) for flag in ("--set", "--env")}
     if "--no-augment" in words:
         given["--env"]["augment"] = False
     assert given == {"--set": ablation.overrides, "--env": ablation.environment}
@@ -96,6 +96,6 @@ def test_each_row_can_be_built() -> None:
 
 
 def test_without_weights_it_says_which(tmp_path: Path) -> None:
-    RunConfig(Data(options={"size": 4}), "tiny", alpha_2=3.0).write(tmp_path)
+    RunConfig(Data(options={"size": 4}), preset="tiny", alpha_2=3.0).write(tmp_path)
     with pytest.raises(FileNotFoundError, match="lrn"):
         ablate(tmp_path)

@@ -267,7 +267,7 @@ def micro_run(tmp_path: Path) -> Path:
     GEN(gen_network.preset("tiny", 68), mean_shape).save(RunFolder(folder).gen)
     for stage in ("gen-lrn4", "gen-lrn8", "dcrn"):
         LRN(lrn_network.preset("tiny", 68)).save(RunFolder(folder).weights(stage))
-    RunConfig(Data(options={"size": 4}), "tiny", alpha_2=3.0).write(folder)
+    RunConfig(Data(options={"size": 4}), preset="tiny", alpha_2=3.0).write(folder)
     return folder
 
 

@@ -140,7 +140,7 @@ def micro_run(tmp_path: Path, new_lrn: Callable[..., LRN]) -> Path:
     GEN(GENConfig(input_size=16, width=4, hidden=16), mean_shape).save(RunFolder(folder).gen)
     for seed, path in enumerate((RunFolder(folder).policy, RunFolder(folder).cascade(8), RunFolder(folder).agent)):
         new_lrn(seed, 20).save(path)
-    RunConfig(Data(options={"size": 4}), "tiny", alpha_2=3.0).write(folder)
+    RunConfig(Data(options={"size": 4}), preset="tiny", alpha_2=3.0).write(folder)
     return folder
 
 

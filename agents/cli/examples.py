@@ -1,0 +1,57 @@
+"""One or two examples for each command, shown at the end of its help; a test reads each of them."""
+
+from __future__ import annotations
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "run": (
+        "run --dataset synthetic --option size=600 --preset tiny --name demo",
+        "run --dataset 300w --root path/to/300w --seeds 3",
+    ),
+    "pretrain gen": (
+        "pretrain gen --preset tiny --option size=600",
+        "pretrain gen --dataset 300w --root path/to/300w --epochs 50",
+    ),
+    "pretrain lrn": (
+        "pretrain lrn --preset tiny --option size=600 --iterations 4",
+        "pretrain lrn --preset tiny --from mean --output runs/lrn-8",
+    ),
+    "train": (
+        "train --option size=600 --timesteps 20000",
+        "train --agent paper --set noise=2 --env reward=dense --output runs/dcrn-dense",
+    ),
+    "evaluate": (
+        "evaluate runs/demo",
+        "evaluate runs/demo --split test --json",
+    ),
+    "robustness": ("robustness runs/demo --faces 200",),
+    "tradeoff": ("tradeoff runs/demo --alpha-2 1 --alpha-2 2 --alpha-2 4",),
+    "ablate": ("ablate runs/demo --only no-imitation --only paper --timesteps 4000",),
+    "summarize": ("summarize runs/300w-compact",),
+    "release": ("release runs/300w-compact --name 300w-68 --output weights",),
+    "watch": (
+        "watch runs/demo --index 3",
+        "watch runs/demo --method gen-lrn8 --output episode.png",
+    ),
+    "benchmark": (
+        "benchmark --algos dcrn,sac,ppo --seeds 3 --landmarks 19 --option size=600",
+        "benchmark --algos sac,my_module:MyAlgorithm --set sac.learning_rate=0.001",
+    ),
+    "compare": ("compare runs/benchmark-a runs/benchmark-b",),
+    "speed": ("speed --only env --only networks",),
+    "collect": (
+        "collect --policy random --landmarks 19 --episodes 500",
+        "collect --run runs/demo --noise 1",
+    ),
+    "data list": ("data list",),
+    "data verify": ("data verify 300w --root path/to/300w --decode",),
+    "data download": ("data download 300w",),
+    "data prepare": ("data prepare synthetic --split train --option size=20000",),
+    "data clear": ("data clear 300w",),
+    "data show": ("data show 300w --split challenging --index 3 --index 8",),
+}
+
+
+def epilog(command: str) -> str | None:
+    """The end of a command's help; None: it has no examples."""
+    lines = EXAMPLES.get(command)
+    return None if lines is None else "\n\n".join(["Examples:", *(f"face-align {line}" for line in lines)])

@@ -1,0 +1,46 @@
+"""Devices by name, and what a CPU can do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from face_align_env.pretrain.settings import SettingError
+
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86-64, and of ARM
+
+
+def find_device(name: str) -> str:
+    """The device of a name: ``"auto"`` is CUDA where there is one, else the CPU.
+
+    :raises SettingError: there is no such device here
+    """
+
+    def refuse(message: str) -> SettingError:
+        return SettingError("device", "--device", message)
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    found = re.fullmatch(r"(cpu|cuda|mps)(?::(\d+))?", name)
+    if found is None:
+        raise refuse(f"'{name}' is unknown; there are auto, cpu, cuda and mps.")
+    kind, number = found[1], int(found[2] or 0)
+    if kind == "cuda" and number >= torch.cuda.device_count():
+        raise refuse(f"'{name}': torch finds {torch.cuda.device_count()} CUDA devices here. Use --device cpu.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise refuse("'mps' is not available here. Use --device cpu.")
+    return name
+
+
+def emulates_bf16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
+    """Whether this CPU has to emulate bfloat16, which takes many times as long as float32; False where it is not known.
+
+    :param cpuinfo: the kernel's description of the CPU
+    """
+    try:
+        text = Path(cpuinfo).read_text(encoding="utf-8")
+    except OSError:
+        return False
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return flags is not None and not _BF16_FLAGS & set(flags[1].split())

@@ -1,0 +1,150 @@
+"""What ``face-align pretrain`` does: faces on the device, and the trainings of GEN and LRN on them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import torch
+from face_align_env.pretrain.faces import DeviceFaces
+from face_align_env.pretrain.loop import fit
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
+from face_align_env.pretrain.recipes import Data, TrainingConfig
+
+from face_align_env.augmentation import Augmentation
+from face_align_env.crops import CROP_SIZE
+from face_align_env.files import locked_folder
+from face_align_env.networks import gen as gen_network
+from face_align_env.networks import lrn as lrn_network
+from face_align_env.networks.cascade import MeanStart
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
+from face_align_env.networks.weights import file_digest
+from face_align_env.prepared import PreparedFaces
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+class FacesOnDevice:
+    """Training and test faces of a run, read once and handed to each training.
+
+    :param data: which faces
+    :param device: where trainings take them from
+    """
+
+    def __init__(self, data: Data, device: torch.device | str) -> None:
+        self.data, self.device = data, device
+        self._prepared: dict[str, PreparedFaces] = {}
+        self._faces: dict[tuple[str, int], DeviceFaces] = {}
+
+    def prepared(self, part: str) -> PreparedFaces:
+        """The prepared faces of ``"train"`` or ``"test"``."""
+        if part not in self._prepared:
+            self._prepared[part] = self.data.prepare("train" if part == "train" else None)
+        return self._prepared[part]
+
+    def __call__(self, part: str, size: int) -> DeviceFaces:
+        """The faces of ``"train"`` or ``"test"`` for crops of ``size`` pixels."""
+        if (part, size) not in self._faces:
+            full = self._faces.get((part, CROP_SIZE))
+            self._faces[part, size] = (
+                DeviceFaces(self.prepared(part), size, self.device) if full is None else full.reduced(size)
+            )
+        return self._faces[part, size]
+
+
+def pretrain_gen(
+    faces: FacesOnDevice,
+    preset: str,
+    config: TrainingConfig,
+    folder: str | os.PathLike[str],
+    fabric: Fabric,
+    augmentation: Augmentation | None = None,
+) -> float:
+    """Train GEN by Eq. 1; its weights are ``folder/weights.safetensors``.
+
+    :return: NME on the test split, a fraction
+    """
+    train = faces("train", gen_network.PRESETS[preset].input_size)
+    torch.manual_seed(config.seed)
+    prepared = train.prepared
+    gen = GEN(gen_network.preset(preset, prepared.scheme.num_landmarks), prepared.mean_shape())
+    notes = {"dataset": prepared.dataset.name, "preset": preset, "epochs": config.epochs, "seed": config.seed}
+    test = faces("test", gen.config.input_size)
+    with _owned(folder, fabric):
+        return fit(
+            GENObjective(gen), train, test, config, augmentation or Augmentation(), folder, fabric, notes, title="GEN"
+        )
+
+
+def pretrain_lrn(
+    faces: FacesOnDevice,
+    preset: str,
+    config: TrainingConfig,
+    folder: str | os.PathLike[str],
+    fabric: Fabric,
+    gen: str | os.PathLike[str] | None,
+    iterations: int = 8,
+    augmentation: Augmentation | None = None,
+    action_limit: float | None = None,
+    jitter: StartJitter | None = None,
+    visited: VisitedStates | None = None,
+) -> float:
+    """Train LRN as a cascade of a fixed number of iterations; its weights are ``folder/weights.safetensors``.
+
+    :param gen: GEN's weights, which give x_0; None: the cascade starts from the mean shape (the LRN-m rows of
+        Table 6)
+    :param iterations: m
+    :param action_limit: bound of an increment, pixels; None: the preset's
+    :param jitter: how GEN's x_0 is moved; None: as :class:`StartJitter` does by default
+    :param visited: where the m iterations begin in training; None: as :class:`VisitedStates` does by default with a
+        GEN, at x_0 without one
+    :return: NME on the test split, a fraction
+    """
+    train = faces("train", CROP_SIZE)
+    torch.manual_seed(config.seed)
+    prepared = train.prepared
+    network = lrn_network.preset(preset, prepared.scheme.num_landmarks)
+    if action_limit is not None:
+        network = replace(network, action_limit=action_limit)
+    start: GEN | MeanStart = MeanStart(torch.from_numpy(prepared.mean_shape())).to(fabric.device)
+    if gen is None:
+        jitter = None
+    else:
+        start, jitter = GEN.load(gen, device=fabric.device), jitter or StartJitter()
+        visited = visited or VisitedStates()
+        if start.num_landmarks != network.num_landmarks:
+            raise ValueError(
+                f"GEN in '{os.fspath(gen)}' predicts {start.num_landmarks} landmarks, the dataset has "
+                f"{network.num_landmarks}: train GEN on this dataset first."
+            )
+    if visited is not None and visited.share == 0:
+        visited = None
+    objective = CascadeObjective(LRN(network), start, iterations, jitter, visited)
+    notes = {
+        "dataset": prepared.dataset.name,
+        "preset": preset,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "from": "mean" if gen is None else "gen",
+        "gen_sha256": None if gen is None else file_digest(gen),
+        "iterations": iterations,
+        "jitter": None if jitter is None else asdict(jitter),
+        "visited": None if visited is None else asdict(visited),
+        "mean_shape": prepared.mean_shape().tolist(),
+    }
+    title = f"LRN-{iterations}" if gen is None else f"GEN-LRN{iterations}"
+    test = faces("test", CROP_SIZE)
+    with _owned(folder, fabric):
+        return fit(objective, train, test, config, augmentation or Augmentation(), folder, fabric, notes, title=title)
+
+
+def _owned(folder: str | os.PathLike[str], fabric: Fabric) -> AbstractContextManager[None]:
+    """The folder for one training alone, whose first process holds it.
+
+    :raises FolderInUseError: another training works there
+    """
+    return locked_folder(folder) if fabric.global_rank == 0 else nullcontext()
