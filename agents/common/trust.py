@@ -6,10 +6,12 @@ that a file is as a training of this user has left it; the key of the signatures
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,12 +57,13 @@ def require_trusted(paths: Sequence[Path], signature: object) -> None:
 def _key() -> bytes:
     """The user's key, made when it is first needed."""
     path = key_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # only its owner can read it
             file.write(secrets.token_bytes(32))
-    except FileExistsError:
-        pass
+            file.flush()
+            with contextlib.suppress(FileExistsError):  # another process was quicker: its key it is
+                os.link(file.name, path)
     key = path.read_bytes()
     if len(key) != 32:
         raise OSError(f"'{path}' is no key (it has {len(key)} bytes, not 32). Remove it.")
