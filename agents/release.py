@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.pretrain.recipes import recipe
+from face_align_env.pretrain.settings import read_json
 
 from face_align_env.crops import MARGIN
 from face_align_env.datasets import FaceDataset, load_dataset
@@ -128,7 +128,7 @@ def read_metrics(run_folder: str | os.PathLike[str]) -> Iterator[Metric]:
     if not paths:
         raise FileNotFoundError(f"'{run_folder}' has no evaluation.json. Make it: face-align evaluate {run_folder}")
     for path in paths:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         if "rows" not in document or "split" not in document:
             continue  # of another kind
         rows = [row for row in document["rows"] if row["method"] in METHODS]

@@ -19,6 +19,7 @@ from face_align_env.agents.cli.options import (
     print_json,
 )
 from face_align_env.agents.cli.parameters import pairs
+from face_align_env.pretrain.recipes import Data
 
 
 def collect(
@@ -74,6 +75,7 @@ def collect(
         "initializer": initializer,
     }
     options |= {key: value for key, value in given.items() if value is not None}
+    Data(options["dataset"], None, options.get("landmarks"), options.get("dataset_options")).check()
     announce(f"Playing '{name}' on {options['dataset']} {split}")
     made = recording.collect(chosen, name, id_, episodes, steps, noise, seed, overwrite, split=split, **options)
     if as_json:

@@ -19,7 +19,7 @@ from face_align_env.agents.cli.options import (
     console,
     done,
 )
-from face_align_env.agents.cli.parameters import pairs
+from face_align_env.agents.cli.parameters import dataset_options
 from rich.markup import escape
 from rich.table import Table
 
@@ -76,7 +76,9 @@ def verify(
     """Read every annotation and image header; name each broken file. Exit status 1 if the dataset is not whole."""
     from face_align_env.datasets.verification import verify as verify_dataset
 
-    reports = verify_dataset(name, root, landmarks, pairs(option, "--option"), split, decode, console.is_terminal)
+    reports = verify_dataset(
+        name, root, landmarks, dataset_options(name, landmarks, option), split, decode, console.is_terminal
+    )
     view = Table("split", "faces", "protocol", "missing", "broken", title=f"{name}: verified")
     for report in reports:
         expected = "-" if report.expected is None else f"{report.expected:,}"
@@ -124,10 +126,10 @@ def prepare(
     from face_align_env.datasets import DatasetNotFoundError, dataset_splits, load_dataset
     from face_align_env.prepared import PreparedFaces, prepare_on_disk
 
-    splits = dataset_splits(name)
+    options, splits = dataset_options(name, landmarks, option), dataset_splits(name)
     for part in split or splits:
         try:
-            faces = load_dataset(name, part, root, landmarks, **pairs(option, "--option"))
+            faces = load_dataset(name, part, root, landmarks, **options)
         except DatasetNotFoundError as error:
             if split or part == splits[0]:
                 raise
@@ -171,7 +173,9 @@ def show(
     from face_align_env.rendering import draw_annotation, side_by_side
 
     with _quietly():
-        faces = load_dataset(name, split or dataset_splits(name)[0], root, landmarks, **pairs(option, "--option"))
+        faces = load_dataset(
+            name, split or dataset_splits(name)[0], root, landmarks, **dataset_options(name, landmarks, option)
+        )
     pictures = []
     for number in index or [0]:
         if not 0 <= number < len(faces):

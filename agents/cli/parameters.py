@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from face_align_env.pretrain.recipes import Data
 from face_align_env.pretrain.settings import SettingError, Settings, descriptions, flag_of, nested
 
 
@@ -120,6 +121,16 @@ def pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
             raise SettingError(flag, flag, f"sets '{key}' twice.")
         found[key] = _value(value)
     return found
+
+
+def dataset_options(dataset: str, landmarks: int | None, given: list[str] | None) -> dict[str, Any]:
+    """The keywords of a dataset that ``--option`` gave.
+
+    :raises SettingError: there is no such dataset, or it takes no such keyword or number of landmarks
+    """
+    options = pairs(given, "--option")
+    Data(dataset, None, landmarks, options or None).check()
+    return options
 
 
 def _value(text: str) -> bool | int | float | str:

@@ -118,6 +118,12 @@ USAGE = [
     ("benchmark --gen-epochs 0", "Invalid value for '--gen-epochs'"),
     ("benchmark --env alpha_1=abc", "--env makes no sense: alpha_1 must be a finite number"),
     ("evaluate nothing --device abacus", "--device 'abacus' is unknown"),
+    ("data verify synthetic --option boxs=1", "--option has no keyword 'boxs'; there are size, seed, normalizer"),
+    ("data show synthetic --option size=abc", "--option size must be a whole number, got 'abc'"),
+    ("data show synthetic --landmarks 7", "--landmarks must be one of 68, 29, 19 on synthetic, got 7"),
+    ("data prepare 301w", "--dataset '301w' is unknown"),
+    ("collect --option boxs=1", "--option has no keyword 'boxs'"),
+    ("collect --dataset 301w", "--dataset '301w' is unknown"),
     ("speed --repeats 0", "Invalid value for '--repeats'"),
     ("fly", "No such command 'fly'"),
 ]
@@ -138,6 +144,10 @@ FAILURES = [
     ("release nothing --name a-68", "'nothing' is no folder of a run"),
     ("summarize nothing", "is no run of several seeds"),
     ("compare a b", "holds neither a benchmark's"),
+    ("collect --noise -1", "no negative noise"),
+    ("collect --policy nowhere:nothing", "nowhere"),
+    ("data show synthetic --index 100000", "There is no face 100000"),
+    ("data download pts", "pts"),
     ("collect --run nothing", "'nothing' is no folder of a run"),
 ]
 
