@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from face_align_env.agents.benchmark.settings import BenchmarkSettings, trial_keys
 from face_align_env.agents.cli.options import DeviceOption, JsonOption, PresetOption, console, written
 from face_align_env.agents.cli.parameters import settings_command
+from face_align_env.agents.common.trust import TRUST
 from face_align_env.pretrain.settings import SettingError
 
 
@@ -46,6 +48,9 @@ def benchmark(
         int | None, typer.Option(min=1, help="Trainings at a time; default: by cores and memory.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The folder is runs/NAME; default: benchmark-DATASET.")] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Resume from checkpoints that no training of yours has written, too.")
+    ] = False,
 ) -> None:
     """Train RL algorithms on FaceAlign-v0 with several seeds, and compare them: curves, tables, report.html."""
     algorithms = [algo.strip() for algo in algos.split(",") if algo.strip()]
@@ -54,6 +59,8 @@ def benchmark(
     starts = list(start or ["policy", "features"])
     if from_scratch and "scratch" not in starts:
         starts.append("scratch")
+    if trust:
+        os.environ[TRUST] = "1"  # for the trials, which are processes of their own
     settings.check(algorithms)
     list(trial_keys(algorithms, starts, seeds))  # its mistakes come before the slow imports
     from face_align_env.agents.benchmark import run as benchmarks
