@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from face_align_env.crops import CROP_SIZE
 from face_align_env.landmarks import get_scheme
 from face_align_env.mdp import DEFAULT_ACTION_LIMIT, HISTORY_SIZE
 from face_align_env.networks.weights import rebuild, save_weights
@@ -41,8 +42,34 @@ class LRNConfig:
 
     def __post_init__(self) -> None:
         get_scheme(self.num_landmarks)
-        # JSON has no tuples
-        object.__setattr__(self, "encoder", tuple(tuple(layer) for layer in self.encoder))
+        if not 1 <= self.patch_size <= CROP_SIZE:
+            raise ValueError(f"patch_size must be from 1 to {CROP_SIZE} pixels, got {self.patch_size}.")
+        if not isinstance(self.action_limit, int | float) or not 0 < self.action_limit <= CROP_SIZE:
+            raise ValueError(f"action_limit must be above 0 and at most {CROP_SIZE} pixels, got {self.action_limit!r}.")
+        if self.hidden < 1 or self.bottleneck < 0:
+            raise ValueError(
+                f"hidden must be positive and bottleneck not negative, got {self.hidden} and {self.bottleneck}."
+            )
+        try:
+            # JSON has no tuples
+            object.__setattr__(self, "encoder", tuple(tuple(layer) for layer in self.encoder))
+            self.encoder_features()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"encoder must be layers (channels, kernel, stride, pool): {error}") from error
+
+    def encoder_features(self) -> int:
+        """Numbers that the last convolution gives for a patch.
+
+        :raises ValueError: nothing is left of a patch, or a layer makes no sense
+        """
+        channels, side = 3, self.patch_size
+        for channels, kernel, stride, pool in self.encoder:
+            if min(channels, kernel, stride, pool) < 1:
+                raise ValueError(f"each number must be positive, got {(channels, kernel, stride, pool)}")
+            side = ((side - kernel) // stride + 1) // pool
+            if side < 1:
+                raise ValueError(f"nothing is left of a patch of {self.patch_size} pixels after {self.encoder}")
+        return channels * side * side
 
 
 # "mdm" follows the patch encoder of MDM [7]; the others stride early, which a CPU notices more than the NME does.
@@ -87,16 +114,15 @@ class LRNTrunk(nn.Module):
         super().__init__()
         self.config = config
         layers: list[nn.Module] = []
-        channels, side = 3, config.patch_size
+        channels = 3
         for out, kernel, stride, pool in config.encoder:
             convolution = nn.Conv2d if layers else PixelConv2d
             layers += [convolution(channels, out, kernel, stride), nn.ReLU(inplace=True)]
-            channels, side = out, (side - kernel) // stride + 1
+            channels = out
             if pool > 1:
                 layers.append(nn.MaxPool2d(pool))
-                side //= pool
         layers.append(nn.Flatten())
-        features = channels * side * side
+        features = config.encoder_features()
         if config.bottleneck:
             layers += [nn.Linear(features, config.bottleneck), nn.ReLU(inplace=True)]
             features = config.bottleneck

@@ -142,11 +142,17 @@ def load_weights(
         found = metadata.get("network", "something else")
         raise WeightsError(f"'{name}' holds {found}, not weights of the network '{network}' of this project.")
     floats = {key: t.to(torch.float32) if t.is_floating_point() else t for key, t in tensors.items()}
+    for key, tensor in floats.items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"'{name}': '{key}' holds values that are not finite; its training has failed.")
     try:
         config = json.loads(metadata["config"])
-        return config[network] if prefix else config, floats, json.loads(metadata.get("notes", "{}"))
-    except (KeyError, ValueError) as error:
+        config, notes = config[network] if prefix else config, json.loads(metadata.get("notes", "{}"))
+        if not isinstance(config, dict) or not isinstance(notes, dict):
+            raise TypeError("it is no JSON object")
+    except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"'{name}' has no readable configuration ({error}); get it again.") from error
+    return config, floats, notes
 
 
 def rebuild(
@@ -163,11 +169,21 @@ def rebuild(
     """
     config, tensors, _ = load_weights(path, network)
     try:
+        with torch.device("meta"):  # without memory: a configuration may ask for any amount of it
+            expected = make(config).state_dict()
+        unfit = [key for key in {**expected, **tensors} if _shape(expected, key) != _shape(tensors, key)]
+        if unfit:
+            key = unfit[0]
+            raise ValueError(f"'{key}' should have shape {_shape(expected, key)}, and has {_shape(tensors, key)}")
         rebuilt = make(config)
         rebuilt.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"'{os.fspath(path)}' does not fit its own configuration: {error}") from error
     return rebuilt.to(device)
+
+
+def _shape(tensors: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(tensors[key].shape) if key in tensors else None
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
