@@ -11,7 +11,7 @@ from tqdm import tqdm
 LINE_SECONDS = 30.0  # between two lines of a log
 
 
-class Progress(tqdm):  # type: ignore[type-arg]
+class Progress(tqdm):  # type: ignore[misc, type-arg, unused-ignore]  # there may be no stubs
     """tqdm's bar where there is a terminal. Elsewhere it prints a line each half minute and one at its end.
 
     :cvar quiet: show nothing at all
