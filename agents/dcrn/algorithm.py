@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
 from face_align_env.agents.common.extractor import load_lrn
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
+from face_align_env.agents.dcrn.moved import moved_classes
 from face_align_env.agents.dcrn.policy import DCRNPolicy
 from gymnasium import spaces
 from stable_baselines3 import DDPG
@@ -193,6 +196,21 @@ class DCRN(DDPG):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
         self._attach()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """As of any algorithm; models from before ``agents`` became ``face_align_env.agents`` load as well."""
+        objects = {**moved_classes(path), **(custom_objects or {})}
+        return super().load(path, env, device, objects, print_system_info, force_reset, **kwargs)
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """As of any algorithm.
