@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.dcrn.algorithm import DCRN
 from face_align_env.agents.dcrn.policy import DCRNPolicy
+from face_align_env.agents.run_config import RunConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "migration.md"
 
@@ -80,6 +82,29 @@ def test_a_model_loads_from_a_stream_that_stays_open(saved_before: Callable[...,
     stream = io.BytesIO(path.read_bytes())
     assert DCRN.load(stream, device="cpu").num_timesteps == 12
     assert not stream.closed
+
+
+def test_the_configuration_of_a_run_from_before_is_read(tmp_path: Path) -> None:
+    before = {
+        "data": {"dataset": "synthetic", "root": None, "landmarks": 19, "options": {"size": 8}},
+        "preset": "tiny", "seed": 3, "precision": None, "gen_epochs": 1, "lrn_epochs": None,
+        "agent": {
+            "timesteps": 64, "num_envs": 4, "gradient_steps": 4, "batch_size": 128, "preset": "paper", "seed": 0,
+            "augment": True, "checkpoint_timesteps": 10000, "overrides": {"noise": 2.0},
+        },
+        "alpha_2": 2.5, "environment": None, "augmentation": None, "jitter": None,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    config = RunConfig.read(tmp_path)
+    assert (config.preset, config.seed, config.gen_epochs, config.lrn_epochs, config.alpha_2) == (
+        "tiny",
+        3,
+        1,
+        None,
+        2.5,
+    )
+    assert (config.data.dataset, config.data.landmarks, config.data.options) == ("synthetic", 19, {"size": 8})
+    config.write(tmp_path)  # it is the same configuration, in whatever form it is written now
 
 
 def test_what_is_no_model_is_refused_by_stable_baselines3(tmp_path: Path) -> None:
