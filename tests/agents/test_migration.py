@@ -96,13 +96,8 @@ def test_the_configuration_of_a_run_from_before_is_read(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(before))
     config = RunConfig.read(tmp_path)
-    assert (config.preset, config.seed, config.gen_epochs, config.lrn_epochs, config.alpha_2) == (
-        "tiny",
-        3,
-        1,
-        None,
-        2.5,
-    )
+    assert (config.preset, config.seed, config.gen_epochs, config.lrn_epochs) == ("tiny", 3, 1, None)
+    assert (config.alpha_2, config.agent.preset, config.agent.overrides) == (2.5, "paper", {"noise": 2.0})
     assert (config.data.dataset, config.data.landmarks, config.data.options) == ("synthetic", 19, {"size": 8})
     config.write(tmp_path)  # it is the same configuration, in whatever form it is written now
 
