@@ -1,11 +1,12 @@
-# make demo: the whole path on the embedded synthetic faces; make test: the tests; make lint: ruff and mypy.
+# make demo: the whole path on the embedded synthetic faces; make test: the tests (test-quick: those that take no
+# seconds); make lint: ruff, codespell and mypy; make docs: the site; make wheel: wheel and source distribution in dist/.
 # Each sets up .venv first. PYTHON=python3.12 make test takes another interpreter.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-quick coverage lint docs wheel clean
 
 install: $(INSTALLED)
 
@@ -18,17 +19,37 @@ demo: $(INSTALLED)
 	$(BIN)/face-align run --dataset synthetic --preset tiny --name demo --option size=600 \
 		--gen-epochs 40 --lrn-epochs 13 --timesteps 20000 --device cpu
 
+# Two processes with a thread each are faster than one with two: most of a test is not torch.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-quick: $(INSTALLED)
+	$(PYTEST) -m "not slow"
+
+coverage: $(INSTALLED)
+	$(PYTEST) --cov --cov-report=term --cov-report=xml
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	# Types are checked in the package as it is installed: the checkout does not have its modules' names.
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-compile \
 		--target build/lint .
 	cd build/lint && ../../$(BIN)/mypy --config-file ../../setup.cfg --cache-dir ../../.mypy_cache -p face_align_env
 
+# Warnings are errors; the examples in docstrings and pages are run.
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -b doctest docs docs/_build/doctest
+
+wheel: $(INSTALLED)
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build dist docs/_build *.egg-info

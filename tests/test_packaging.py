@@ -30,7 +30,7 @@ FOLDERS = {"face_align_env": "face_align_env", "agents": "face_align_env.agents"
 MAX_WHEEL_BYTES = 20_000_000
 TIMEOUT = 600  # seconds; a machine may be busy
 
-pytestmark = pytest.mark.timeout(2 * TIMEOUT)
+pytestmark = [pytest.mark.timeout(2 * TIMEOUT), pytest.mark.xdist_group("packaging")]
 
 # What is imported under another name than that of its distribution.
 DISTRIBUTIONS = {
@@ -291,7 +291,7 @@ def test_what_examples_import_is_declared() -> None:
 
 def test_extras_ask_for_what_there_is() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    optional = set(extras) - {"all", "zoo", "rllib", "dev", "docs"}
+    optional = set(extras) - {"all", "zoo", "rllib", "docs", "test", "dev"}
     assert declared("all") == set().union(*(declared(extra) for extra in optional))
 
 
