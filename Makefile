@@ -1,5 +1,5 @@
 # make demo: the whole path on the embedded synthetic faces; make test: the tests (test-quick: those that take no
-# seconds); make lint: ruff, codespell and mypy; make docs: the site; make wheel: wheel and source distribution in dist/.
+# seconds); make lint: ruff and mypy; make docs: the site; make wheel: wheel and source distribution in dist/.
 # Each sets up .venv first. PYTHON=python3.12 make test takes another interpreter.
 PYTHON ?= python3
 VENV := .venv
@@ -34,7 +34,7 @@ coverage: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell
+
 	# Types are checked in the package as it is installed: the checkout does not have its modules' names.
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-compile \

@@ -11,12 +11,11 @@ import pytest
 
 from face_align_env.datasets import Annotation, FaceDataset
 
-
 # Files whose tests train, or run whole commands and scripts: pytest -m "not slow" leaves them out.
 SLOW = {
     "test_examples.py", "test_plugged_examples.py", "test_rl_zoo.py", "test_benchmark.py", "test_speed.py",
     "test_ablations.py", "test_peers.py", "test_robustness.py", "test_tradeoff.py", "test_seeds.py",
-    "test_run_seeds.py", "test_resume.py", "test_recipes.py", "test_stages.py", "test_training.py", "test_collect.py",
+    "test_run_seeds.py", "test_resume.py", "test_recipes.py", "test_training.py", "test_collect.py",
     "test_watch.py", "test_release.py", "test_commands.py",
 }  # fmt: skip
 
