@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from face_align_env.agents.common.policies import Policy, as_policy, load_object, lrn_policy, random_policy, zero_policy
+from face_align_env.agents.common.policies import Observations, Policy, lrn_policy, named_policy
+from face_align_env.agents.common.rollout import play_steps
 from gymnasium.envs.registration import EnvSpec
 
 import face_align_env
@@ -65,27 +66,6 @@ class Collected:
     nme: float
     size: int
     raw_size: int
-
-
-def import_policy(name: str) -> Policy:
-    """The policy that an import path names; see :func:`~face_align_env.agents.common.policies.load_object`.
-
-    :param name: ``module:function``, see :func:`~face_align_env.agents.common.policies.as_policy`
-    :raises ValueError: it is no import path, or names no policy
-    :raises ModuleNotFoundError: there is no such module
-    """
-    if not all(name.partition(":")):
-        raise ValueError(
-            f"Unknown policy '{name}'. There are: random, zero, or MODULE:FUNCTION, an import path; with --run: dcrn, "
-            "lrn."
-        )
-    return as_policy(load_object(name))
-
-
-def _named_policy(name: str, space: gym.spaces.Box, seed: int) -> Policy:
-    if name == "random":
-        return random_policy(space, seed)
-    return zero_policy if name == "zero" else import_policy(name)
 
 
 def run_policy(
@@ -145,7 +125,8 @@ def collect(
     bounds), rewards, and infos; of each episode the seed and the options of ``reset`` that begin it again, to the bit
     from the mean shape (GEN may round differently in batches of different size).
 
-    :param policy: ``"random"``, ``"zero"``, an import path (:func:`import_policy`), or a function of batches
+    :param policy: ``"random"``, ``"zero"``, an import path
+        (:func:`~face_align_env.agents.common.policies.import_policy`), or a function of batches
     :param name: of the policy, for the metadata; None: what names it
     :param dataset_id: ``namespace/name-v0``; None: :func:`default_id`
     :param episodes: how many
@@ -178,7 +159,7 @@ def collect(
         dataset_id = default_id(faces.name, envs.task.num_landmarks, name)
         _check_free(dataset_id, overwrite)
 
-    act = _named_policy(policy, envs.single_action_space, seed) if isinstance(policy, str) else policy
+    act = named_policy(policy, envs.single_action_space, seed) if isinstance(policy, str) else policy
 
     lengths: list[int] = []
     figures: list[tuple[float, bool, float, float]] = []
@@ -227,47 +208,45 @@ def _play(envs: FaceAlignVectorEnv, policy: Policy, noise: float, seed: int) -> 
 
     rng = np.random.default_rng(seed)
     width = 2 * envs.task.num_landmarks
+
+    def noisy(observations: Observations) -> npt.NDArray[np.float32]:
+        """Actions as the environment takes them, which is how they are recorded."""
+        actions = valid_actions(policy(observations), envs.action_space)
+        actions[:, :width] += noise * rng.standard_normal((len(actions), width), dtype=np.float32)
+        return valid_actions(actions, envs.action_space)
+
     order: list[int] = []
     count = 0
     while True:
         while len(order) < envs.num_envs:
             order += rng.permutation(envs.task.num_faces).tolist()
         faces, order = order[: envs.num_envs], order[envs.num_envs :]
-        observations, infos = envs.reset(seed=seed + count, options={"index": faces})
+        played = play_steps(noisy, envs, faces, seed + count)
+        first = next(played)
         episodes = [
             EpisodeBuffer(
                 seed=seed + count + j,
                 options={"index": face},
-                observations={key: [value[j].copy()] for key, value in observations.items()},
+                observations={key: [np.copy(value[j])] for key, value in first.observations.items()},
                 actions=[],
-                infos=_infos(infos, j),
+                infos={key: [np.copy(value)] for key, value in first.infos[j].items()},
             )
             for j, face in enumerate(faces)
         ]
         count += len(faces)
-        going = np.ones(envs.num_envs, dtype=np.bool_)
-        while going.any():
-            actions = valid_actions(policy(observations), envs.action_space)
-            actions[:, :width] += noise * rng.standard_normal((len(actions), width), dtype=np.float32)
-            actions = valid_actions(actions, envs.action_space)  # recorded as the environment takes them
-            observations, rewards, terminated, truncated, infos = envs.step(actions)
-            # Slots whose episode is over begin another one, which is not kept.
-            for j in np.flatnonzero(going):
+        for step in played:
+            assert step.actions is not None
+            for j in np.flatnonzero(step.going).tolist():
                 buffer = episodes[j]
-                for kept, new in ((buffer.observations, observations), (buffer.infos, infos)):
-                    for key, values in kept.items():
-                        values.append(np.copy(new[key][j]))
-                buffer.actions.append(actions[j])
-                buffer.rewards.append(float(rewards[j]))
-                buffer.terminations.append(bool(terminated[j]))
-                buffer.truncations.append(bool(truncated[j]))
-            going &= ~(terminated | truncated)
+                for key, values in buffer.observations.items():
+                    values.append(np.copy(step.observations[key][j]))
+                for key, values in buffer.infos.items():  # is_success is there at an episode's end only
+                    values.append(np.copy(step.infos[j][key]))
+                buffer.actions.append(step.actions[j])
+                buffer.rewards.append(float(step.rewards[j]))
+                buffer.terminations.append(bool(step.terminated[j]))
+                buffer.truncations.append(bool(step.truncated[j]))
         yield episodes
-
-
-def _infos(infos: dict[str, npt.NDArray[Any]], slot: int) -> dict[str, list[npt.NDArray[Any]]]:
-    """The beginning of a slot's infos; without ``is_success``, which is there at an episode's end only."""
-    return {key: [np.copy(value[slot])] for key, value in infos.items() if not key.startswith("_")}
 
 
 def _figures_of(episode: EpisodeBuffer) -> tuple[float, bool, float, float]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from face_align_env.agents.common.policies import lrn_policy
+from face_align_env.agents.common.rollout import Rollout, gather, play_steps
 from face_align_env.agents.run_folder import GEN_CASCADES, MEAN_CASCADES, RunFolder
 from PIL import Image
 
-from face_align_env.env import FaceAlignEnv
 from face_align_env.extras import needs
 from face_align_env.files import atomic_path, write_bytes
 from face_align_env.initialization import GENInitializer, MeanShape
@@ -22,6 +22,7 @@ from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
 from face_align_env.prepared import FaceSource
 from face_align_env.rendering import Picture, side_by_side
+from face_align_env.vector_env import FaceAlignVectorEnv
 
 SUFFIXES = (".mp4", ".gif", ".png")
 METHODS = ("dcrn", "lrn", *(f"gen-lrn{m}" for m in GEN_CASCADES), *(f"lrn-{m}" for m in MEAN_CASCADES))
@@ -34,22 +35,20 @@ class Watched:
     """An episode that was played.
 
     :param frames: (512, 512, 3) uint8 each: s_0, then one an iteration
-    :param nmes: of x_0, x_1, ..., x_T, fractions
-    :param rewards: T of them
-    :param success: whether it ended in a terminal state, with an NME below alpha_1
+    :param rollout: what happened, N = 1
     :param split: where the face is from
     """
 
     frames: tuple[Picture, ...]
-    nmes: tuple[float, ...]
-    rewards: tuple[float, ...]
-    success: bool
+    rollout: Rollout
     split: str
 
-    @property
-    def iterations(self) -> int:
-        """T."""
-        return len(self.rewards)
+    def __str__(self) -> str:
+        errors, rewards = 100 * self.rollout.errors[:, 0], self.rollout.rewards[:, 0]
+        return (
+            f"NME {errors[0]:.2f} % -> {errors[-1]:.2f} % in {len(rewards)} iterations, "
+            f"rewards {' '.join(f'{reward:+g}' for reward in rewards)}"
+        )
 
 
 def watch(
@@ -120,7 +119,8 @@ def play(
     options["termination"] = termination or by_method
     if not 0 <= index < len(prepared):
         raise ValueError(f"There is no face {index}: --index goes from 0 to {len(prepared) - 1} in split '{split}'.")
-    env = FaceAlignEnv(
+    env = FaceAlignVectorEnv(
+        1,
         render_mode="rgb_array",
         dataset=FaceSource(prepared),
         initializer=_start(run, method),
@@ -129,18 +129,12 @@ def play(
         patch_size=policy.config.patch_size,
         **options,
     )
-    observation, info = env.reset(options={"index": index})
-    frames, nmes, rewards, ended = [_frame(env)], [info["nme"]], [], False
-    while not ended:
-        with torch.inference_mode():
-            patches, history = (torch.from_numpy(observation[key])[None] for key in ("patches", "history"))
-            action = torch.cat(policy(patches, history), dim=1)[0].numpy()
-        observation, reward, terminated, truncated, info = env.step(action)
-        frames.append(_frame(env))
-        nmes.append(info["nme"])
-        rewards.append(reward)
-        ended = terminated or truncated
-    return Watched(tuple(frames), tuple(nmes), tuple(rewards), info["is_success"], split)
+    frames: list[Picture] = []
+    played = []
+    for step in play_steps(lrn_policy(policy), env, [index]):
+        played.append(step)
+        frames += env.render() or ()
+    return Watched(tuple(frames), gather(played), split)
 
 
 def save_frames(frames: Sequence[Picture], path: str | os.PathLike[str], fps: float = FPS) -> None:
@@ -199,9 +193,3 @@ def _start(run: RunFolder, method: str) -> GENInitializer | MeanShape:
         return GENInitializer(run.gen)
     notes: dict[str, Any] = load_weights(run.weights(method), "lrn")[2]
     return MeanShape(np.asarray(notes["mean_shape"], dtype=np.float32))
-
-
-def _frame(env: FaceAlignEnv) -> Picture:
-    frame: Picture | None = env.render()
-    assert frame is not None
-    return frame

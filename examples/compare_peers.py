@@ -19,8 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from face_align_env.agents.evaluation.measure import CropAligner, Outcome, evaluate_method, table
+from face_align_env.agents.common.crop_rollout import CropAligner
+from face_align_env.agents.evaluation.measure import Outcome, evaluate_method
 from face_align_env.agents.evaluation.run_evaluation import methods
+from face_align_env.agents.evaluation.tables import method_table
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.peers import PREDICTOR, DlibAligner, peers_note, train_dlib
 from face_align_env.pretrain.recipes import Data
@@ -92,7 +94,7 @@ def main() -> None:
     title = f"{data.dataset} {split}, {len(faces)} faces, preset {config.preset}, seed {config.seed}"
     # Piped into a file the table keeps its columns.
     console = Console(width=None if Console().is_terminal else 160)
-    console.print(table(title, [outcome.row for outcome in measured], [peers_note(dlib)]))
+    console.print(method_table(title, [outcome.row for outcome in measured], [peers_note(dlib)]))
     path = args.run / ("peers.json" if args.split is None else f"peers-{split}.json")
     document = {
         "dataset": data.dataset,

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from face_align_env.agents.common.pretrained_features import PretrainedFeatures
-from face_align_env.agents.common.rollout import Played, play
+from face_align_env.agents.common.rollout import Rollout, play
 from face_align_env.agents.common.shape_modes import shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.agents.run_folder import RunFolder
@@ -134,7 +134,7 @@ def main() -> None:
     env.seed(args.seed)
     algorithm = RandomSearch(env, args.seed)
 
-    def measure() -> Played:
+    def measure() -> Rollout:
         return play(lambda observation: algorithm.predict(observation)[0], held_out, range(args.eval_faces))
 
     print(f"before: {measure()}")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from face_align_env.agents.common.extractor import LRNExtractor
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
-from face_align_env.agents.common.rollout import Played, play
+from face_align_env.agents.common.rollout import Rollout, play
 from face_align_env.agents.common.shape_modes import ShapeModes, shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from stable_baselines3 import SAC
@@ -105,7 +105,7 @@ def main() -> None:
 
     held_out = ShapeModes(test, modes)
 
-    def measure() -> Played:
+    def measure() -> Rollout:
         """An episode of each held-out face, without noise."""
         return play(lambda seen: model.predict(seen, deterministic=True)[0], held_out, range(args.eval_faces))
 

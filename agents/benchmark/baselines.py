@@ -10,7 +10,7 @@ from face_align_env.agents.benchmark.arena import TERMINATIONS, Arena
 from face_align_env.agents.benchmark.settings import TrialKey
 from face_align_env.agents.benchmark.trial import FACES, RESULTS, measurement, write_faces, write_rows
 from face_align_env.agents.common.policies import Policy, as_policy, load_object, lrn_policy, random_policy, zero_policy
-from face_align_env.agents.common.rollout import Played, play, spread
+from face_align_env.agents.common.rollout import Rollout, play, spread
 from gymnasium import spaces
 
 from face_align_env.mdp import MAX_ITERATIONS
@@ -39,7 +39,7 @@ def run_baselines(arena: Arena, functions: Sequence[str], seeds: int) -> None:
     left = [name for name in names if _stale(arena.folder, name, seeds)]
     for name in Progress(left, desc="baselines", disable=not left):
         rows: list[dict[str, Any]] = []
-        found: dict[str, Played] = {}
+        found: dict[str, Rollout] = {}
         for seed in range(seeds if name == CHANCE else 1):
             played = _measure(arena, name, seed)
             found = found or played
@@ -58,10 +58,10 @@ def _stale(folder: Path, name: str, seeds: int) -> bool:
     return name == CHANCE and measured < seeds * len(TERMINATIONS)
 
 
-def _measure(arena: Arena, name: str, seed: int) -> dict[str, Played]:
+def _measure(arena: Arena, name: str, seed: int) -> dict[str, Rollout]:
     faces = spread(len(arena.prepared(None)), arena.settings.eval_faces)
 
-    def of(policy: Policy, start: str, termination: str, **options: Any) -> Played:
+    def of(policy: Policy, start: str, termination: str, **options: Any) -> Rollout:
         return play(policy, arena.measuring_env(start, True, termination, **options), faces)
 
     if name in FIXED:
@@ -75,7 +75,7 @@ def _measure(arena: Arena, name: str, seed: int) -> dict[str, Played]:
     return {each: of(policy, "scratch", each, learned_history=False) for each in TERMINATIONS}
 
 
-def _by_chance(arena: Arena, faces: Sequence[int], termination: str, seed: int) -> Played:
+def _by_chance(arena: Arena, faces: Sequence[int], termination: str, seed: int) -> Rollout:
     """Uniform in the actions that algorithms explore in."""
     env = arena.measuring_env("scratch", False, termination)
     assert isinstance(env.action_space, spaces.Box)

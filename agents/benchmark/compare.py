@@ -9,12 +9,14 @@ from pathlib import Path
 
 from face_align_env.agents.benchmark.arena import TERMINATIONS
 from face_align_env.agents.benchmark.figures import learning_curves
-from face_align_env.agents.benchmark.report import final_sheet
+from face_align_env.agents.benchmark.report import final_table
 from face_align_env.agents.benchmark.results import Results, labelled
 from face_align_env.agents.benchmark.settings import BenchmarkSettings
 from face_align_env.agents.benchmark.trial import RESULTS
 from face_align_env.agents.evaluation.figures import write_figures
-from face_align_env.agents.evaluation.measure import Row, Sheet, number, read_rows, write_tables
+from face_align_env.agents.evaluation.files import read_rows
+from face_align_env.agents.evaluation.measure import Row
+from face_align_env.agents.evaluation.tables import Table, number, write_tables
 from rich.console import Console
 
 from face_align_env.extras import needs
@@ -47,11 +49,11 @@ def compare(
     if len(set(kinds.values())) > 1:
         raise ValueError(f"Benchmarks and runs do not compare; of these are benchmarks: {', '.join(_true(kinds))}.")
     output = Path(output)
-    sheets, written = (_benchmarks if all(kinds.values()) else _runs)(named, output)
-    for sheet in sheets:
-        console.print(sheet)
+    tables, written = (_benchmarks if all(kinds.values()) else _runs)(named, output)
+    for table in tables:
+        console.print(table)
     path = output / "compare.md"
-    write_tables(path, ", ".join(named), sheets)
+    write_tables(path, ", ".join(named), tables)
     return [path, *written]
 
 
@@ -70,7 +72,7 @@ def _true(values: Mapping[str, bool]) -> list[str]:
     return [name for name, value in values.items() if value]
 
 
-def _benchmarks(named: Mapping[str, Path], output: Path) -> tuple[list[Sheet], list[Path]]:
+def _benchmarks(named: Mapping[str, Path], output: Path) -> tuple[list[Table], list[Path]]:
     """All trainings in one set of results: an algorithm is called by its benchmark as well."""
     settings = {name: BenchmarkSettings.read(folder) for name, folder in named.items()}
     first = next(iter(settings))
@@ -99,14 +101,14 @@ def _benchmarks(named: Mapping[str, Path], output: Path) -> tuple[list[Sheet], l
     together.write(output / RESULTS)
     drawn = {f"learning-curves-{termination}": learning_curves(together, termination) for termination in TERMINATIONS}
     paths = write_figures(drawn, output)
-    return [final_sheet(together, termination) for termination in TERMINATIONS], [output / RESULTS, *paths]
+    return [final_table(together, termination) for termination in TERMINATIONS], [output / RESULTS, *paths]
 
 
-def _runs(named: Mapping[str, Path], output: Path) -> tuple[list[Sheet], list[Path]]:
+def _runs(named: Mapping[str, Path], output: Path) -> tuple[list[Table], list[Path]]:
     """A table for each split that some run has measured: a row for each run and method."""
     splits = sorted({path.stem for folder in named.values() for path in folder.glob("evaluation*.json")})
     columns = ("run", "method", "NME %", "95 % interval", "failures %", "AUC", "iterations", "ms a face")
-    sheets = []
+    tables = []
     for split in splits:
         rows = [
             (name, *_cells(row))
@@ -114,8 +116,8 @@ def _runs(named: Mapping[str, Path], output: Path) -> tuple[list[Sheet], list[Pa
             if (folder / f"{split}.json").is_file()
             for row in read_rows(folder / f"{split}.json")
         ]
-        sheets.append(Sheet(split, columns, tuple(rows)))
-    return sheets, []
+        tables.append(Table(split, columns, tuple(rows)))
+    return tables, []
 
 
 def _cells(row: Row) -> tuple[str, ...]:

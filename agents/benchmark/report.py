@@ -19,7 +19,7 @@ from face_align_env.agents.benchmark.results import Results, kind_of
 from face_align_env.agents.benchmark.settings import BenchmarkSettings
 from face_align_env.agents.common.rollout import MEASURES
 from face_align_env.agents.evaluation.figures import write_figures
-from face_align_env.agents.evaluation.measure import Sheet, write_tables
+from face_align_env.agents.evaluation.tables import Table, write_tables
 
 from face_align_env.extras import needs
 from face_align_env.files import write_bytes
@@ -35,7 +35,7 @@ PICTURES: Mapping[str, Callable[[Results, str], Figure]] = {
 }
 
 
-def final_sheet(results: Results, termination: str) -> Sheet:
+def final_table(results: Results, termination: str) -> Table:
     """What every algorithm has reached in the end: interquartile means over seeds, with 95 % intervals.
 
     :param results: of a benchmark
@@ -56,7 +56,7 @@ def final_sheet(results: Results, termination: str) -> Sheet:
     ]
     if results.unfinished:
         notes.append(f"not complete, and counted as far as they are: {', '.join(map(str, results.unfinished))}")
-    return Sheet(f"Held-out faces, {termination} termination", columns, tuple(rows), tuple(notes))
+    return Table(f"Held-out faces, {termination} termination", columns, tuple(rows), tuple(notes))
 
 
 def _cells(results: Results, name: str, start: str, termination: str) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _cells(results: Results, name: str, start: str, termination: str) -> Iterato
         yield f"{mean} ({low} .. {high})" if of_seeds else mean
 
 
-def write_report(folder: str | os.PathLike[str], command: str) -> list[Sheet]:
+def write_report(folder: str | os.PathLike[str], command: str) -> list[Table]:
     """Write ``results.csv``, ``tables.md``, ``figures/*.png`` and ``report.html`` of a benchmark.
 
     :param folder: of the benchmark
@@ -81,9 +81,9 @@ def write_report(folder: str | os.PathLike[str], command: str) -> list[Sheet]:
     settings, results = BenchmarkSettings.read(folder), Results.read(folder)
     commands = _remember(folder / "commands.txt", command)
     results.write(folder / "results.csv")
-    sheets = [final_sheet(results, termination) for termination in TERMINATIONS]
+    tables = [final_table(results, termination) for termination in TERMINATIONS]
     name = folder.resolve().name
-    write_tables(folder / "tables.md", f"Benchmark {name}", sheets)
+    write_tables(folder / "tables.md", f"Benchmark {name}", tables)
     drawn = {
         f"{title}-{termination}": draw(results, termination)
         for termination in TERMINATIONS
@@ -91,8 +91,8 @@ def write_report(folder: str | os.PathLike[str], command: str) -> list[Sheet]:
         if results.starts()
     }
     pictures = {path.stem: path.read_bytes() for path in write_figures(drawn, folder / "figures")}
-    write_bytes(folder / "report.html", page(name, commands, settings, sheets, pictures).encode())
-    return sheets
+    write_bytes(folder / "report.html", page(name, commands, settings, tables, pictures).encode())
+    return tables
 
 
 def _remember(path: Path, command: str) -> list[str]:
@@ -116,20 +116,20 @@ def versions() -> dict[str, str]:
 
 
 def page(
-    name: str, commands: Sequence[str], settings: BenchmarkSettings, sheets: list[Sheet], pictures: Mapping[str, bytes]
+    name: str, commands: Sequence[str], settings: BenchmarkSettings, tables: list[Table], pictures: Mapping[str, bytes]
 ) -> str:
     """The whole benchmark as one file without links: tables, pictures, settings, commands, versions.
 
     :param name: of the benchmark
     :param commands: that made it
     :param settings: of it
-    :param sheets: its tables
+    :param tables: its tables
     :param pictures: title -> PNG
     """
     parts = [
         f"<h1>Benchmark {html.escape(name)}</h1>",
         f"<pre>{html.escape(chr(10).join(commands))}</pre>",
-        *(_table(sheet) for sheet in sheets),
+        *(_html(table) for table in tables),
     ]
     for title, png in pictures.items():
         data = base64.b64encode(png).decode()
@@ -145,13 +145,13 @@ def page(
     return _PAGE.format(title=html.escape(name), body=body)
 
 
-def _table(sheet: Sheet) -> str:
+def _html(table: Table) -> str:
     def row(cells: tuple[str, ...], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    lines = "\n".join([row(sheet.columns, "th"), *(row(cells, "td") for cells in sheet.rows)])
-    notes = "<br>".join(map(html.escape, sheet.notes))
-    return f"<h2>{html.escape(sheet.title)}</h2>\n<table>\n{lines}\n</table>\n<p>{notes}</p>"
+    lines = "\n".join([row(table.columns, "th"), *(row(cells, "td") for cells in table.rows)])
+    notes = "<br>".join(map(html.escape, table.notes))
+    return f"<h2>{html.escape(table.title)}</h2>\n<table>\n{lines}\n</table>\n<p>{notes}</p>"
 
 
 _PAGE = """<!DOCTYPE html>

@@ -96,8 +96,8 @@ def benchmark(
     )
     run_baselines(Arena(folder), functions, seeds)
     failed = run_trials(folder, keys, workers)
-    for sheet in write_report(folder, command):
-        console.print(sheet)
+    for table in write_report(folder, command):
+        console.print(table)
     for key in failed:
         console.print(f"Failed: {key}: {why_failed(folder, key)}", highlight=False, markup=False)
     console.print(f"Report: {folder / 'report.html'}, results: {folder / 'results.csv'}", highlight=False)

@@ -29,7 +29,7 @@ from face_align_env.agents.benchmark.arena import TERMINATIONS, Arena
 from face_align_env.agents.benchmark.settings import TrialKey
 from face_align_env.agents.common.callbacks import EpisodeMetrics
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
-from face_align_env.agents.common.rollout import MEASURES, Played, play, spread
+from face_align_env.agents.common.rollout import MEASURES, Rollout, play, spread
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -112,7 +112,7 @@ def run_trial(folder: str | os.PathLike[str], key: TrialKey, checkpoint_seconds:
             import tensorboard  # noqa: F401
         learner.set_logger(configure(str(own / "tensorboard"), ["tensorboard"]))
 
-    def measure() -> dict[str, Played]:
+    def measure() -> dict[str, Rollout]:
         measured = {name: _measure(arena, learner, test) for name, test in measuring.items()}
         rows.extend(measurement(key, env.transitions, name, played, seconds) for name, played in measured.items())
         write_rows(own / RESULTS, rows)
@@ -139,7 +139,7 @@ def run_trial(folder: str | os.PathLike[str], key: TrialKey, checkpoint_seconds:
         (own / part).unlink(missing_ok=True)
 
 
-def measurement(key: TrialKey, step: int, termination: str, played: Played, seconds: float) -> dict[str, Any]:
+def measurement(key: TrialKey, step: int, termination: str, played: Rollout, seconds: float) -> dict[str, Any]:
     """A row of the results.
 
     :param key: what was measured
@@ -159,7 +159,7 @@ def measurement(key: TrialKey, step: int, termination: str, played: Played, seco
     }
 
 
-def _measure(arena: Arena, learner: Learner, env: VecEnv) -> Played:
+def _measure(arena: Arena, learner: Learner, env: VecEnv) -> Rollout:
     def act(observations: Any) -> np.ndarray:
         return np.asarray(learner.predict(observations, deterministic=True)[0])
 
@@ -215,7 +215,7 @@ def write_rows(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None
     write_bytes(path, text.getvalue().encode())
 
 
-def write_faces(path: str | os.PathLike[str], played: Mapping[str, Played]) -> None:
+def write_faces(path: str | os.PathLike[str], played: Mapping[str, Rollout]) -> None:
     """The episodes of each face, as arrays ``TERMINATION/return`` (N,), ``/episode_length``, ``/success``, ``/nme``."""
     arrays: dict[str, np.ndarray] = {}
     for name, episodes in played.items():

@@ -185,10 +185,9 @@ def watch(
 
     episode, path = watching.watch(run, index, output, method, split, root, termination, fps)
     if as_json:
-        played = {"nme": episode.nmes, "rewards": episode.rewards, "success": episode.success}
-        print_json({"split": episode.split, "index": index, **played, "path": str(path)})
-    announce(
-        f"Face {index} of {episode.split}: NME {100 * episode.nmes[0]:.2f} % -> {100 * episode.nmes[-1]:.2f} % in "
-        f"{episode.iterations} iterations, rewards {' '.join(f'{reward:+g}' for reward in episode.rewards)}"
-    )
+        rollout = episode.rollout
+        played = {"nme": rollout.errors[:, 0].tolist(), "rewards": rollout.rewards[:, 0].tolist()}
+        success = {"success": rollout.successes.item(), "path": str(path)}
+        print_json({"split": episode.split, "index": index, **played, **success})
+    announce(f"Face {index} of {episode.split}: {episode}")
     done("Written", path)

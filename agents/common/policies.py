@@ -94,3 +94,29 @@ def as_policy(policy: Any) -> Policy:
         return np.stack([np.asarray(policy(single), dtype=np.float32) for single in singles])
 
     return act
+
+
+def import_policy(name: str) -> Policy:
+    """The policy that an import path names; see :func:`load_object`.
+
+    :param name: ``module:function``, see :func:`as_policy`
+    :raises ValueError: it is no import path, or names no policy
+    :raises ModuleNotFoundError: there is no such module
+    """
+    if not all(name.partition(":")):
+        raise ValueError(
+            f"Unknown policy '{name}'. There are: random, zero, or MODULE:FUNCTION, an import path; with --run: dcrn, "
+            "lrn."
+        )
+    return as_policy(load_object(name))
+
+
+def named_policy(name: str, space: gym.spaces.Box, seed: int) -> Policy:
+    """``"random"``, ``"zero"``, or what an import path names, see :func:`import_policy`.
+
+    :param space: of one action
+    :param seed: of random actions
+    """
+    if name == "random":
+        return random_policy(space, seed)
+    return zero_policy if name == "zero" else import_policy(name)

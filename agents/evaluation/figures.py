@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from face_align_env.agents.evaluation.measure import GAMMA, Outcome
+from face_align_env.agents.common.rollout import GAMMA
+from face_align_env.agents.evaluation.measure import Outcome
 from face_align_env.agents.evaluation.rewards import REWARDS, reward_counts
 
 from face_align_env.extras import needs

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from face_align_env.agents.evaluation.measure import Outcome, Sheet, number
+from face_align_env.agents.evaluation.measure import Outcome
+from face_align_env.agents.evaluation.tables import Table, number
 
 QUOTED = "quoted from the paper"
 
@@ -158,7 +159,7 @@ def fill(
     outcomes: Mapping[str, Sequence[Outcome]],
     source: str = "this run",
     notes: Sequence[str] = (),
-) -> Sheet:
+) -> Table:
     """A table of the paper with a run's rows: each behind the quoted row of its method, the others at the end.
 
     :param paper: the table
@@ -184,7 +185,7 @@ def fill(
     lines = [headings, *lines, *own.values()]
     if all(quote.year is None for quote in paper.quotes):  # Table 6 has nobody else's methods
         lines = [(method, *rest) for method, _, *rest in lines]
-    return Sheet(paper.title, lines[0], tuple(lines[1:]), tuple(notes))
+    return Table(paper.title, lines[0], tuple(lines[1:]), tuple(notes))
 
 
 def paper_tables(
@@ -192,7 +193,7 @@ def paper_tables(
     outcomes: Mapping[str, Sequence[Outcome]],
     source: str = "this run",
     notes: Sequence[str] = (),
-) -> list[Sheet]:
+) -> list[Table]:
     """The paper's tables of a dataset that have a split in common with what was measured; see :func:`fill`.
 
     :param dataset: its name; of any but 300w, cofw and aflw the paper has no figures

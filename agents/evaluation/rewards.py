@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from face_align_env.agents.evaluation.measure import GAMMA, Episodes, Outcome, Sheet, number
+from face_align_env.agents.common.rollout import GAMMA, Rollout
+from face_align_env.agents.evaluation.measure import Outcome
+from face_align_env.agents.evaluation.tables import Table, number
 
 from face_align_env.mdp import FAILURE_REWARD, TERMINAL_REWARD
 
@@ -14,7 +16,7 @@ REWARDS = (TERMINAL_REWARD, 1.0, 0.0, -1.0, FAILURE_REWARD)
 _SHOWN = 4  # iterations with a line of their own; few episodes are longer
 
 
-def reward_counts(episodes: Episodes) -> npt.NDArray[np.int64]:
+def reward_counts(episodes: Rollout) -> npt.NDArray[np.int64]:
     """How often each reward was paid at each iteration.
 
     :return: (T, 5), the rewards in the order of ``REWARDS``; a row's sum is the number of episodes that got so far
@@ -22,7 +24,7 @@ def reward_counts(episodes: Episodes) -> npt.NDArray[np.int64]:
     return np.stack([(episodes.rewards == reward).sum(axis=1) for reward in REWARDS], axis=1)
 
 
-def reward_sheets(title: str, outcomes: Sequence[Outcome]) -> list[Sheet]:
+def reward_tables(title: str, outcomes: Sequence[Outcome]) -> list[Table]:
     """Two tables: which rewards were paid when, and the returns beside the largest that there can be.
 
     :param title: above the tables
@@ -54,13 +56,13 @@ def reward_sheets(title: str, outcomes: Sequence[Outcome]) -> list[Sheet]:
         for method, episodes in played
     )
     return [
-        Sheet(
+        Table(
             f"{title}: rewards of Eq. 4 by iteration",
             ("method", "iteration", "rewards", *headings),
             tuple(lines),
             ("oracle termination; shares of the rewards that were paid at that iteration",),
         ),
-        Sheet(
+        Table(
             f"{title}: returns",
             ("method", "return", f"discounted by {GAMMA}", "largest %", "terminal %", "iterations"),
             returns,

@@ -11,19 +11,11 @@ from typing import Any
 import torch
 from face_align_env.agents.evaluation.face_figures import save_face_figures
 from face_align_env.agents.evaluation.figures import save_figures
-from face_align_env.agents.evaluation.measure import (
-    Outcome,
-    Sheet,
-    evaluate_method,
-    occlusion_table,
-    paired_differences,
-    play_episodes,
-    table,
-    write_evaluation,
-    write_tables,
-)
+from face_align_env.agents.evaluation.files import write_evaluation
+from face_align_env.agents.evaluation.measure import Outcome, evaluate_method, paired_differences
 from face_align_env.agents.evaluation.paper_tables import PROTOCOLS, paper_tables
-from face_align_env.agents.evaluation.rewards import reward_sheets
+from face_align_env.agents.evaluation.rewards import reward_tables
+from face_align_env.agents.evaluation.tables import Table, method_table, occlusion_table, write_tables
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import GEN_CASCADES, MEAN_CASCADES, RunFolder
 from face_align_env.pretrain.recipes import Data
@@ -31,8 +23,7 @@ from rich.console import Console
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import DatasetNotFoundError, FaceDataset, dataset_class, dataset_splits, load_dataset
-from face_align_env.initialization import GENInitializer
-from face_align_env.mdp import MAX_ITERATIONS
+from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
@@ -48,7 +39,6 @@ class _Evaluation:
     :param config: of the run
     :param data: what is measured on; its own splits are the run's test splits where ``own``
     :param own: whether the run has learnt from this dataset
-    :param initializer: the run's GEN
     :param training: lines about what its training faces lack of the protocol
     :param device: where the networks run
     :param seed: of the bootstrap intervals
@@ -59,7 +49,6 @@ class _Evaluation:
     config: RunConfig
     data: Data
     own: bool
-    initializer: GENInitializer
     training: list[str]
     device: str
     seed: int
@@ -86,7 +75,7 @@ class _Measured:
 
     :param outcomes: its rows
     :param num_faces: N
-    :param sheets: its tables
+    :param tables: its tables
     :param caveats: lines about what this copy of it lacks of the protocol
     :param obstacle: see :func:`_obstacle`
     :param path: its figures as JSON
@@ -94,7 +83,7 @@ class _Measured:
 
     outcomes: list[Outcome]
     num_faces: int
-    sheets: list[Sheet]
+    tables: list[Table]
     caveats: list[str]
     obstacle: str | None
     path: Path
@@ -141,10 +130,10 @@ def evaluate(
         measured[split] = _evaluate_split(work, split, prepared)
     if absent is not None and not measured:
         raise absent
-    sheets = [sheet for found in measured.values() for sheet in found.sheets]
+    tables = [table for found in measured.values() for table in found.tables]
     path = work.run.path / f"{work.name('tables', splits or [])}.md"
     heading = f"{work.run.path.resolve().name} on {dataset}"
-    write_tables(path, heading, [*sheets, *_beside_the_paper(work, measured)])
+    write_tables(path, heading, [*tables, *_beside_the_paper(work, measured)])
     console.print(f"Tables: {path}")
     return [found.path for found in measured.values()]
 
@@ -159,9 +148,8 @@ def _begin_evaluation(
     else:
         assert on is not None
         data = Data(on, root, GEN.load(run.gen).num_landmarks)
-    initializer = GENInitializer(run.gen, device)
     training = _training_caveats(data if own else config.data)
-    return _Evaluation(run, config, data, own, initializer, training, device, seed, console)
+    return _Evaluation(run, config, data, own, training, device, seed, console)
 
 
 def _evaluate_split(work: _Evaluation, split: str, prepared: PreparedFaces) -> _Measured:
@@ -174,18 +162,18 @@ def _evaluate_split(work: _Evaluation, split: str, prepared: PreparedFaces) -> _
     title = f"{work.data.dataset} {split}, {len(prepared)} faces, {work.settings}"
     notes = [*caveats, *work.training]
     shown = [
-        table(title, [outcome.row for outcome in outcomes], notes),
+        method_table(title, [outcome.row for outcome in outcomes], notes),
         *filter(None, [occlusion_table(title, outcomes, prepared, notes)]),
     ]
-    for sheet in shown:
-        work.console.print(sheet)
+    for table in shown:
+        work.console.print(table)
     _print_what_rl_changed(work, outcomes)
     figures = work.run.path / "figures" / (split if work.own else f"{work.data.dataset}-{split}")
     save_figures(outcomes, title, figures)
     save_face_figures(outcomes, prepared, title, figures)
     work.console.print(f"Results: {path}, figures: {figures}")
-    sheets = [*shown, *reward_sheets(title, outcomes)]
-    return _Measured(outcomes, len(prepared), sheets, caveats, _obstacle(prepared), path)
+    tables = [*shown, *reward_tables(title, outcomes)]
+    return _Measured(outcomes, len(prepared), tables, caveats, _obstacle(prepared), path)
 
 
 def _print_what_rl_changed(work: _Evaluation, outcomes: Sequence[Outcome]) -> None:
@@ -196,7 +184,7 @@ def _print_what_rl_changed(work: _Evaluation, outcomes: Sequence[Outcome]) -> No
         work.console.print(f"DCRN minus LRN+Eq.3, face by face: {', '.join(parts)}")
 
 
-def _beside_the_paper(work: _Evaluation, measured: Mapping[str, _Measured]) -> list[Sheet]:
+def _beside_the_paper(work: _Evaluation, measured: Mapping[str, _Measured]) -> list[Table]:
     """The paper's tables with the run's rows, printed; none where the figures do not compare."""
     obstacle = next((found.obstacle for found in measured.values() if found.obstacle), None)
     if obstacle:
@@ -206,22 +194,19 @@ def _beside_the_paper(work: _Evaluation, measured: Mapping[str, _Measured]) -> l
     lacking = [line for found in measured.values() for line in found.caveats]
     notes = [f"this run: {work.data.dataset}, {', '.join(counts)}, {work.settings}", *lacking, *work.training]
     outcomes = {split: found.outcomes for split, found in measured.items()}
-    sheets = paper_tables(work.data.dataset, outcomes, work.source, notes)
-    for sheet in sheets:
-        work.console.print(sheet)
-    return sheets
+    tables = paper_tables(work.data.dataset, outcomes, work.source, notes)
+    for table in tables:
+        work.console.print(table)
+    return tables
 
 
 def _measure(work: _Evaluation, prepared: PreparedFaces) -> list[Outcome]:
     """Every method of a run on the faces of a split, and the episodes of those that have some."""
     outcomes = []
     for method, aligner in methods(work.run, work.device):
-        outcome = evaluate_method(method, aligner, prepared, work.seed)
-        if method in ("LRN+Eq.3", "DCRN"):
-            assert aligner.lrn is not None
-            alpha_2 = work.config.alpha_2
-            outcome = outcome.with_episodes(play_episodes(aligner.lrn, prepared, work.initializer, alpha_2=alpha_2))
-        outcomes.append(outcome)
+        stopped = aligner.lrn is not None and aligner.alpha_2 is not None  # by Eq. 3: only those have episodes
+        parameters = MDPParameters(alpha_2=aligner.alpha_2) if stopped else None
+        outcomes.append(evaluate_method(method, aligner, prepared, work.seed, parameters))
     return outcomes
 
 

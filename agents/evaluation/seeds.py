@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from face_align_env.agents.evaluation.measure import Sheet, number, write_tables
+from face_align_env.agents.evaluation.files import read_faces
+from face_align_env.agents.evaluation.tables import Table, number, write_tables
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.pretrain.settings import require_same
 from rich.console import Console
@@ -179,10 +180,11 @@ def summarize(folder: str | os.PathLike[str], console: Console | None = None, se
     splits = [split for name in names if (split := _read_split(name, folders)) is not None]
     if not splits:
         raise FileNotFoundError(f"No seed of '{folder}' has been evaluated: face-align evaluate {folder}/seed-...")
-    sheets, document = [], {}
+    tables: list[Table] = []
+    document = {}
     for split in splits:
         measured, compared = split.measured(seed), split.compared(seed)
-        sheets += _sheets(split, measured, compared)
+        tables += _tables(split, measured, compared)
         document[split.name] = {
             "title": split.title,
             "num_faces": split.num_faces,
@@ -191,10 +193,10 @@ def summarize(folder: str | os.PathLike[str], console: Console | None = None, se
             "methods": {name: {key: asdict(v) for key, v in values.items()} for name, values in measured.items()},
             "compared": {key: asdict(value) for key, value in compared.items()},
         }
-    for sheet in sheets:
-        console.print(sheet)
+    for table in tables:
+        console.print(table)
     write_json(folder / "seeds.json", {"seeds": list(folders), "evaluations": document})
-    write_tables(folder / "seeds.md", f"{folder.resolve().name}, {len(folders)} seeds", sheets)
+    write_tables(folder / "seeds.md", f"{folder.resolve().name}, {len(folders)} seeds", tables)
     console.print(f"Seeds: {folder / 'seeds.md'}, {folder / 'seeds.json'}")
 
 
@@ -209,8 +211,7 @@ def _read_split(name: str, folders: Mapping[int, Path]) -> Split | None:
         path = folder / f"{name}.json"
         if path.is_file() and path.with_suffix(".npz").is_file():
             documents[seed] = json.loads(path.read_text(encoding="utf-8"))
-            with np.load(path.with_suffix(".npz")) as file:
-                arrays[seed] = dict(file)
+            arrays[seed] = read_faces(path)
     if not arrays:
         return None
     first = min(arrays)
@@ -248,9 +249,9 @@ def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _sheets(
+def _tables(
     split: Split, measured: Mapping[str, Mapping[str, Estimate]], compared: Mapping[str, Estimate]
-) -> list[Sheet]:
+) -> list[Table]:
     """A split's tables: the methods, and what they are to each other."""
 
     def cell(found: Mapping[str, Estimate], measure: str, digits: int = 2) -> str:
@@ -273,7 +274,7 @@ def _sheets(
     )
     columns = ("method", "NME %", "95 % interval", "of each seed", "inter-pupil %", "failures %", "AUC", "iterations")
     notes = ("means over seeds; the intervals are for other seeds and other faces", *split.notes)
-    sheets = [Sheet(title, (*columns, "return"), rows, notes)]
+    tables = [Table(title, (*columns, "return"), rows, notes)]
     if compared:
         lines = []
         for label, value in compared.items():
@@ -281,5 +282,5 @@ def _sheets(
             mean, low, high, *each = map(form.format, (value.mean, value.low, value.high, *value.by_seed))
             lines.append((label, mean, f"{low} .. {high}", ", ".join(each)))
         heading = f"{title}: compared on the same faces, seed by seed"
-        sheets.append(Sheet(heading, ("compared", "mean", "95 % interval", "of each seed"), tuple(lines), split.notes))
-    return sheets
+        tables.append(Table(heading, ("compared", "mean", "95 % interval", "of each seed"), tuple(lines), split.notes))
+    return tables

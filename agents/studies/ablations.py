@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from face_align_env.agents.dcrn.training import train_dcrn
-from face_align_env.agents.evaluation.measure import (
-    Outcome,
-    Sheet,
-    evaluate_method,
-    paired_differences,
-    play_episodes,
-    write_tables,
-)
+from face_align_env.agents.evaluation.measure import Outcome, evaluate_method, paired_differences
+from face_align_env.agents.evaluation.tables import Table, write_tables
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from rich.console import Console
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.files import write_json
-from face_align_env.initialization import GENInitializer
+from face_align_env.mdp import MDPParameters
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
@@ -118,7 +112,7 @@ def ablate(
     environment = replace(config, data=data).env_options(str(run.gen))
     prepared = data.prepare(split, max_cached=2048)
     baseline = _measure("LRN+Eq.3", run.gen, run.policy, prepared, config, device)
-    table = _Table(run.path / "ablations.json", prepared, baseline, seed)
+    rows = _Rows(run.path / "ablations.json", prepared, baseline, seed)
     for ablation in chosen:
         agent = replace(
             config.agent,
@@ -132,17 +126,17 @@ def ablate(
         weights = run.ablation(ablation.name)
         if (agent, seed) == (config.agent, config.seed) and not options and run.agent.is_file():
             weights = run.agent  # the run has trained it already
-        elif not weights.is_file() or table.timesteps(ablation.name) < agent.timesteps:
+        elif not weights.is_file() or rows.timesteps(ablation.name) < agent.timesteps:
             train_dcrn(run.policy, agent, weights.parent, device, config.views, seed, **{**environment, **options})
         outcome = _measure(ablation.name, run.gen, weights, prepared, config, device)
-        table.add(outcome, agent.timesteps)
-        console.print(table.sheet(run.path.name))
+        rows.add(outcome, agent.timesteps)
+        console.print(rows.table(run.path.name))
     path = run.path / "ablations.md"
-    write_tables(path, f"What each part of DCRN's training does, {run.path.name}", [table.sheet(run.path.name)])
+    write_tables(path, f"What each part of DCRN's training does, {run.path.name}", [rows.table(run.path.name)])
     return path
 
 
-class _Table:
+class _Rows:
     """The rows that have been measured, in this call and earlier ones.
 
     :param path: ``ablations.json``; a file about other faces, another policy or another seed is begun anew
@@ -172,7 +166,7 @@ class _Table:
         document = {"split": self.prepared.dataset.split, "baseline": asdict(self.baseline.row), "seed": self.seed}
         write_json(self.path, {**document, "rows": list(self.rows.values())})
 
-    def sheet(self, name: str) -> Sheet:
+    def table(self, name: str) -> Table:
         """Each row's figures, and what it changes against the baseline on the same faces."""
 
         def difference(row: Mapping[str, Any], name: str) -> str:
@@ -199,7 +193,7 @@ class _Table:
             for row in self.rows.values()
         ]
         dataset = self.prepared.dataset
-        return Sheet(
+        return Table(
             f"{name}, {dataset.name} {dataset.split}, {len(self.prepared)} faces",
             ("row", "option of run", "transitions", "NME %", "failures %", "iterations", "return", *_CHANGES),
             (("LRN+Eq.3 (no RL)", "", "0", *figures(asdict(self.baseline.row)), "", "", ""), *rows),
@@ -212,6 +206,6 @@ _CHANGES = ("NME: change", "iterations: change", "return: change")
 
 def _measure(name: str, gen: Path, lrn: Path, prepared: PreparedFaces, config: RunConfig, device: str) -> Outcome:
     """A policy on the faces: blind to the ground truth for shapes, with oracle termination for returns."""
-    network = LRN.load(lrn, device=device)
-    outcome = evaluate_method(name, FaceAligner(GEN.load(gen), network, config.alpha_2, device=device), prepared)
-    return outcome.with_episodes(play_episodes(network, prepared, GENInitializer(gen, device), alpha_2=config.alpha_2))
+    alpha_2 = prepared.dataset.alpha_2 if config.alpha_2 is None else config.alpha_2
+    aligner = FaceAligner(GEN.load(gen), LRN.load(lrn), alpha_2, device=device)
+    return evaluate_method(name, aligner, prepared, parameters=MDPParameters(alpha_2=alpha_2))

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from face_align_env.agents.evaluation.measure import CropAligner, Sheet, number, write_tables
+from face_align_env.agents.common.crop_rollout import CropAligner
 from face_align_env.agents.evaluation.run_evaluation import methods
+from face_align_env.agents.evaluation.tables import Table, number, write_tables
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.peers import PREDICTOR, DlibAligner, evenly_spaced, peers_note
 from face_align_env.agents.studies.perturbations import (
@@ -188,7 +189,7 @@ def cells(measured: Measured, seed: int = 0) -> list[Cell]:
     return found
 
 
-def sheets(measured: Measured, found: Sequence[Cell], title: str, notes: Sequence[str] = ()) -> list[Sheet]:
+def tables_of(measured: Measured, found: Sequence[Cell], title: str, notes: Sequence[str] = ()) -> list[Table]:
     """A table for each perturbation: the mean NME and the failure rate of each method at each value.
 
     :param measured: the errors
@@ -208,7 +209,7 @@ def sheets(measured: Measured, found: Sequence[Cell], title: str, notes: Sequenc
             pairs = zip(panel.headings, measured.smaller, strict=True)
             counts = ", ".join(f"{heading}: {count:,}" for heading, count in pairs if count)
             remarks.insert(1, f"faces that are not larger in the photo, left as they are: {counts}")
-        tables.append(Sheet(f"{title}: {panel.title}", ("method", *panel.headings), tuple(rows), tuple(remarks)))
+        tables.append(Table(f"{title}: {panel.title}", ("method", *panel.headings), tuple(rows), tuple(remarks)))
     return tables
 
 
@@ -251,7 +252,7 @@ def write_robustness(
     notes: Sequence[str] = (),
     seed: int = 0,
     suffix: str = "",
-) -> tuple[list[Sheet], list[Path]]:
+) -> tuple[list[Table], list[Path]]:
     """Write ``robustness.json``, ``robustness.md`` and ``figures/robustness.png``, each complete or not at all.
 
     :param folder: of the run
@@ -266,7 +267,7 @@ def write_robustness(
     """
     folder = Path(folder)
     found = cells(measured, seed)
-    tables = sheets(measured, found, title, notes)
+    tables = tables_of(measured, found, title, notes)
     count = next(iter(next(iter(measured.errors.values())).values())).shape[1]
     paths = [
         folder / f"robustness{suffix}.json",
@@ -374,6 +375,6 @@ def run_robustness(
     title = f"{data.dataset} {split}, {len(indices)} faces, preset {config.preset}, seed {config.seed}"
     suffix = "" if split == default else f"-{split}"
     tables, paths = write_robustness(run.path, measured, prepared, title, notes, seed, suffix)
-    for sheet in tables:
-        console.print(sheet)
+    for table in tables:
+        console.print(table)
     return paths

@@ -1,7 +1,7 @@
 """``face-align tradeoff``: what an iteration buys. Accuracy over iterations, for Eq. 3 with many bounds alpha_2.
 
-The paper shows one point of that curve (Table 6). A network is rolled out once, for as long as any point needs it:
-where a bound would have stopped a face, and how good it was there, is read off afterwards.
+The paper shows one point of that curve (Table 6). A network is played once, for as long as any point needs it, and what
+a bound does is read off afterwards (:meth:`face_align_env.agents.common.rollout.Rollout.under`).
 """
 
 from __future__ import annotations
@@ -13,22 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from face_align_env.agents.common.crop_rollout import roll_out
+from face_align_env.agents.common.rollout import Rollout
 from face_align_env.agents.evaluation.figures import style, write_figures
-from face_align_env.agents.evaluation.measure import Sheet, number, write_tables
 from face_align_env.agents.evaluation.run_evaluation import methods
+from face_align_env.agents.evaluation.tables import Table, number, write_tables
 from face_align_env.agents.run_folder import GEN_CASCADE, POLICY_CASCADE, RunFolder
 from rich.console import Console
 
-from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import dataset_class
 from face_align_env.extras import needs
 from face_align_env.files import write_json
-from face_align_env.mdp import MAX_ITERATIONS, is_terminal, nme
+from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
 from face_align_env.metrics import bootstrap_interval, failure_rate
-from face_align_env.networks.cascade import cascade
-from face_align_env.prepared import PreparedFaces
-from face_align_env.progress import Progress
 
 with needs("plots", "A figure"):
     import matplotlib
@@ -44,27 +41,6 @@ _NETWORKS = {"LRN+Eq.3": "LRN", "DCRN": "DCRN"}  # method of a run -> what its n
 _LONG = f"GEN-LRN{GEN_CASCADE}"
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Rollout:
-    """A network on the faces of a split, with nothing that stops it.
-
-    :param errors: (T + 1, N) NME of x_0, ..., x_T, fractions
-    :param actions: (T, N, 2K) float32, the increments a_0, ..., a_{T-1}, pixels of the crop
-    """
-
-    errors: Floats
-    actions: npt.NDArray[np.float32]
-
-    def iterations(self, alpha_2: float) -> npt.NDArray[np.int64]:
-        """(N,) when Eq. 3 would have stopped each face under the paper's rule for testing (NME taken as 0)."""
-        terminal = is_terminal(0.0, self.actions, alpha_1=np.inf, alpha_2=alpha_2)
-        return np.where(terminal.any(axis=0), terminal.argmax(axis=0) + 1, len(terminal))
-
-    def errors_at(self, iterations: npt.NDArray[np.int64]) -> Floats:
-        """(N,) NME of each face after its number of iterations, fractions."""
-        return np.asarray(self.errors[iterations, np.arange(len(iterations))])
 
 
 @dataclass(frozen=True)
@@ -149,41 +125,12 @@ class Tradeoff:
         return lines
 
 
-@torch.inference_mode()
-def roll_out(
-    aligners: Sequence[tuple[str, FaceAligner]], prepared: PreparedFaces, progress: bool = False
-) -> dict[str, Rollout]:
-    """Apply networks to every face of a split, each for its ``max_iterations``; their ``alpha_2`` is not asked.
-
-    :param aligners: names and methods, each with an LRN
-    :param prepared: the faces
-    :param progress: show a bar
-    :return: by name
-    """
-    errors: dict[str, list[Floats]] = {name: [] for name, _ in aligners}
-    actions: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name, _ in aligners}
-    batch = min(aligner.batch_size for _, aligner in aligners)
-    for start in Progress(range(0, len(prepared), batch), desc="rolling out", disable=not progress, leave=False):
-        faces = slice(start, min(start + batch, len(prepared)))
-        crops = torch.from_numpy(np.stack([prepared.crop(i) for i in range(faces.start, faces.stop)]))
-        truth, d, counted = prepared.landmarks[faces], prepared.d[faces], prepared.counted[faces]
-        for name, aligner in aligners:
-            assert aligner.lrn is not None
-            images = crops.to(aligner.device)
-            x_0 = aligner.start(images)
-            steps = list(cascade(aligner.lrn, images, x_0, aligner.max_iterations, None, aligner.lrn.config.patch_size))
-            shapes = [x_0, *(step.landmarks for step in steps)]
-            errors[name].append(np.stack([nme(x.float().cpu().numpy(), truth, d, counted) for x in shapes]))
-            actions[name].append(torch.stack([step.actions for step in steps]).float().cpu().numpy())
-    return {name: Rollout(np.concatenate(errors[name], 1), np.concatenate(actions[name], 1)) for name in errors}
-
-
 def measure(
     rollouts: dict[str, Rollout], alphas: Sequence[float] = ALPHAS, own: float | None = None, seed: int = 0
 ) -> Tradeoff:
     """The figures of all points.
 
-    :param rollouts: of ``"LRN+Eq.3"``, ``"DCRN"`` and ``"GEN-LRN8"``, or of some of them, see :func:`roll_out`
+    :param rollouts: of ``"LRN+Eq.3"``, ``"DCRN"`` and ``"GEN-LRN8"``, or of some of them, played to the limit
     :param alphas: bounds to try, pixels of the crop
     :param own: the bound that the run was trained with, tried too
     :param seed: of the bootstrap intervals
@@ -211,9 +158,9 @@ def measure(
     add("GEN", [None], [first.errors[0]], [0.0])
     dynamic = {name: rollout for name, rollout in rollouts.items() if name in _NETWORKS}
     for name, rollout in dynamic.items():
-        stopped = [rollout.iterations(alpha_2) for alpha_2 in bounds]
-        errors = [rollout.errors_at(iterations) for iterations in stopped]
-        add(name, bounds, errors, [float(iterations.mean()) for iterations in stopped])
+        # The paper's rule for testing: NME is taken as 0.
+        stopped = [rollout.under("blind", MDPParameters(alpha_2=alpha_2)) for alpha_2 in bounds]
+        add(name, bounds, [each.nme for each in stopped], [float(each.lengths.mean()) for each in stopped])
     for name, rollout in dynamic.items():
         lengths = range(1, len(rollout.errors))
         add(
@@ -224,7 +171,7 @@ def measure(
     return Tradeoff(tuple(points))
 
 
-def sheet(tradeoff: Tradeoff, title: str, notes: Sequence[str] = ()) -> Sheet:
+def tradeoff_table(tradeoff: Tradeoff, title: str, notes: Sequence[str] = ()) -> Table:
     """All points as a table.
 
     :param tradeoff: what was measured
@@ -241,7 +188,7 @@ def sheet(tradeoff: Tradeoff, title: str, notes: Sequence[str] = ()) -> Sheet:
         return point.curve, bound, *cells, change
 
     columns = ("method", "alpha_2", "iterations", "NME %", "95 % interval", "failures %", "NME: to the curve's lowest")
-    return Sheet(title, columns, tuple(map(line, tradeoff.points)), (*tradeoff.conclusions(), *notes))
+    return Table(title, columns, tuple(map(line, tradeoff.points)), (*tradeoff.conclusions(), *notes))
 
 
 def tradeoff_figure(tradeoff: Tradeoff, title: str) -> Figure:
@@ -327,7 +274,8 @@ def run_tradeoff(
         raise FileNotFoundError(f"'{run.path}' has neither a pretrained LRN nor DCRN. Train them: face-align run")
     prepared = data.prepare(split)
     own = prepared.dataset.alpha_2 if config.alpha_2 is None else config.alpha_2
-    measured = measure(roll_out(aligners, prepared, console.is_terminal), alphas or ALPHAS, own, seed)
+    rollouts = {name: roll_out(aligner, prepared, "limit", progress=console.is_terminal) for name, aligner in aligners}
+    measured = measure(rollouts, alphas or ALPHAS, own, seed)
     title = f"{data.dataset} {split}, {len(prepared)} faces, preset {config.preset}, seed {config.seed}"
     notes = [
         "NME: to the curve's lowest: face by face, with 95 % bootstrap intervals",
@@ -336,7 +284,7 @@ def run_tradeoff(
         "a bound that is chosen by these faces is to be reported on others",
     ]
     suffix = "" if split == default else f"-{split}"
-    table = sheet(measured, title, notes)
+    table = tradeoff_table(measured, title, notes)
     console.print(table)
     document = {
         "dataset": prepared.dataset.name,

@@ -12,8 +12,9 @@ import pytest
 import torch
 import typer
 from face_align_env.agents.cli.collect import collect as command
-from face_align_env.agents.collect import Collected, as_policy, collect, import_policy
-from face_align_env.agents.evaluation.measure import play_episodes
+from face_align_env.agents.collect import Collected, collect
+from face_align_env.agents.common.policies import as_policy, import_policy, lrn_policy
+from face_align_env.agents.common.rollout import play
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.pretrain.recipes import Data
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from face_align_env.datasets.synthetic.dataset import SyntheticFaces
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
+from face_align_env.vector_env import FaceAlignVectorEnv
 
 SMALL: dict[str, Any] = {"landmarks": 19, "dataset_options": {"size": 4}}
 ID = "face-align/toy-v0"
@@ -213,7 +215,11 @@ def test_a_run_plays_with_its_learned_history(minari: Any, run_folder: Path, age
     assert dataset.action_space.shape == (38 + 512,)
     stage = {"dcrn": "dcrn", "lrn": "gen-lrn4"}[agent]
     lrn = LRN.load(run_folder / stage / "weights.safetensors")
-    played = play_episodes(lrn, env.unwrapped.task.source.prepared, env.unwrapped.task.initializer, alpha_2=3.0)
+    task = env.unwrapped.task
+    envs = FaceAlignVectorEnv(
+        3, dataset=task.source, initializer=task.initializer, alpha_2=3.0, termination="oracle", learned_history=True
+    )
+    played = play(lrn_policy(lrn), envs, range(4))
     for episode in dataset:
         assert (episode.observations["history"][1:] == episode.actions[:, 38:]).all()
         assert episode.rewards.sum() == played.returns[int(episode.infos["image_index"][0])]

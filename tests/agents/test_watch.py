@@ -46,9 +46,9 @@ def test_an_episode_is_what_the_aligner_does(micro_run: Path) -> None:
     prepared = DATA.prepare("test")
     ((path,), (iterations,)) = RunFolder(micro_run).aligner().align_crops(prepared.crop(3)[None])
     truth, d = prepared.landmarks[[3]], prepared.d[[3]]
-    assert episode.iterations == iterations
+    assert episode.rollout.lengths.tolist() == [iterations]
     expected = [float(nme(shape[None], truth, d)[0]) for shape in path[: iterations + 1]]
-    assert episode.nmes == pytest.approx(expected, rel=1e-4)
+    assert episode.rollout.errors[:, 0].tolist() == pytest.approx(expected, rel=1e-4)
     assert len(episode.frames) == iterations + 1
     assert {frame.shape for frame in episode.frames} == {(512, 512, 3)}
     assert (episode.frames[0] != episode.frames[1]).any()
@@ -56,14 +56,15 @@ def test_an_episode_is_what_the_aligner_does(micro_run: Path) -> None:
 
 
 def test_each_method_has_its_own_policy_start_and_length(micro_run: Path) -> None:
-    starts = {method: play(micro_run, method=method).nmes[0] for method in ("dcrn", "lrn", "gen-lrn8", "lrn-2")}
+    methods = ("dcrn", "lrn", "gen-lrn8", "lrn-2")
+    starts = {method: play(micro_run, method=method).rollout.initial_nme.item() for method in methods}
     assert starts["dcrn"] == starts["lrn"] == starts["gen-lrn8"]
     assert starts["lrn-2"] != starts["dcrn"], "the mean shape that it was trained from"
-    assert play(micro_run).nmes[1] != play(micro_run, method="lrn").nmes[1]
-    eight, two = play(micro_run, method="gen-lrn8"), play(micro_run, method="lrn-2")
-    assert (eight.iterations, two.iterations) == (8, 2)
-    assert eight.rewards[-1] == -10, "it has missed the face"
-    assert not eight.success
+    assert play(micro_run).rollout.errors[1, 0] != play(micro_run, method="lrn").rollout.errors[1, 0]
+    eight, two = (play(micro_run, method=method).rollout for method in ("gen-lrn8", "lrn-2"))
+    assert (eight.lengths.item(), two.lengths.item()) == (8, 2)
+    assert eight.rewards[-1].item() == -10, "it has missed the face"
+    assert not eight.successes.item()
     assert set(METHODS) == {"dcrn", "lrn", "gen-lrn4", "gen-lrn8", "lrn-2", "lrn-4", "lrn-8"}
 
 
@@ -71,10 +72,10 @@ def test_each_method_has_its_own_policy_start_and_length(micro_run: Path) -> Non
 def test_termination_is_that_of_the_environment(micro_run: Path, termination: str | None, ended: int) -> None:
     (micro_run / "config.json").unlink()
     RunConfig(DATA, "tiny", alpha_2=1000.0).write(micro_run)  # any step is small
-    episode = play(micro_run, termination=termination)
-    assert episode.iterations == ended
-    assert episode.success is False, "an untrained policy finds no face, whoever ends its episode"
-    assert episode.rewards[-1] == -10
+    rollout = play(micro_run, termination=termination).rollout
+    assert rollout.lengths.item() == ended
+    assert not rollout.successes.any(), "an untrained policy finds no face, whoever ends its episode"
+    assert rollout.rewards[-1].item() == -10
 
 
 def test_a_run_says_what_it_lacks_and_what_there_is(micro_run: Path) -> None:
@@ -160,7 +161,8 @@ def test_the_command_says_how_it_went(micro_run: Path) -> None:
     assert result.exit_code == 0, result.output
     episode = play(micro_run, 2, "lrn-2")
     line = result.output.splitlines()[0]
-    assert line.startswith(f"Face 2 of test: NME {100 * episode.nmes[0]:.2f} % -> {100 * episode.nmes[-1]:.2f} % in 2 ")
+    first, last = 100 * episode.rollout.initial_nme.item(), 100 * episode.rollout.nme.item()
+    assert line.startswith(f"Face 2 of test: NME {first:.2f} % -> {last:.2f} % in 2 iterations, rewards ")
     assert line.endswith("-10")
     assert (micro_run / "episodes" / "test-2-lrn-2.gif").is_file()
 

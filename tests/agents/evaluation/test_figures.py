@@ -8,9 +8,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from face_align_env.agents.common.rollout import Rollout
 from face_align_env.agents.evaluation.face_figures import difficult_faces, face_sheet, pose_bins, save_face_figures
 from face_align_env.agents.evaluation.figures import rewards, save_figures
-from face_align_env.agents.evaluation.measure import Episodes, Outcome, Row
+from face_align_env.agents.evaluation.measure import Outcome, Row
 
 from face_align_env.datasets.base import read_image
 from face_align_env.metrics import asymmetry, landmark_errors
@@ -35,7 +36,7 @@ def outcome(method: str, faces: PreparedFaces, noise: float, steps: int = 0, epi
     found = Outcome(row, nme, np.full(len(nme), steps), path, shapes, errors)
     if episodes:
         played = np.stack([rng.choice([1.0, 0.0, -1.0], len(nme)), np.full(len(nme), 10.0)])
-        found = found.with_episodes(Episodes(played, np.ones(len(nme), dtype=np.bool_)))
+        found = found.with_episodes(Rollout(np.stack([nme] * 3), played, np.ones(len(nme), dtype=np.bool_)))
     return found
 
 

@@ -13,27 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from face_align_env.agents.common.rollout import Rollout
+from face_align_env.agents.evaluation.files import read_faces, read_rows, write_evaluation
 from face_align_env.agents.evaluation.measure import (
-    Episodes,
     Group,
     Outcome,
     Row,
-    Sheet,
     evaluate_method,
     nme_by_occlusion,
-    occlusion_table,
     paired_differences,
-    play_episodes,
-    read_rows,
-    table,
-    write_evaluation,
-    write_tables,
 )
-from face_align_env.agents.evaluation.rewards import reward_counts, reward_sheets
+from face_align_env.agents.evaluation.rewards import reward_counts, reward_tables
+from face_align_env.agents.evaluation.tables import Table, method_table, occlusion_table, write_tables
 from rich.console import Console
 
 from face_align_env.aligner.aligner import FaceAligner
-from face_align_env.initialization import MeanShape
+from face_align_env.mdp import MDPParameters
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
@@ -105,36 +100,30 @@ def test_landmarks_that_are_not_annotated_do_not_count(aligner: FaceAligner, fac
     np.testing.assert_allclose(outcome.landmark_errors[:, 60:].mean(1), outcome.errors, rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_envs", [3, 64])
-def test_returns_are_those_of_playing_each_face(
-    toy_env: Any, new_lrn: Callable[..., LRN], faces: PreparedFaces, mean_shape: np.ndarray, num_envs: int
-) -> None:
-    lrn, options = new_lrn(gain=1.5), {"alpha_1": 0.12, "max_iterations": 4}
-    episodes = play_episodes(lrn, faces, MeanShape(mean_shape), num_envs, **options)
-    returns, successes = episodes.returns, episodes.successes
-    assert returns.shape == successes.shape == (7,)
-    env = toy_env(True, "test", termination="oracle", **options)
-    for i in range(6):
-        observation, _ = env.reset(options={"index": i})
-        rewards: list[float] = []
-        over = False
-        while not over:
-            with torch.inference_mode():
-                a, d = lrn(*(torch.from_numpy(observation[key])[None] for key in ("patches", "history")))
-            observation, reward, terminated, truncated, _ = env.step(torch.cat([a, d], 1)[0].numpy())
-            rewards.append(float(reward))
-            over = terminated or truncated
-        assert returns[i] == sum(rewards)
-        assert episodes.rewards[: len(rewards), i].tolist() == rewards
-        assert np.isnan(episodes.rewards[len(rewards) :, i]).all()
-        assert episodes.lengths[i] == len(rewards)
-        assert successes[i] == terminated
-    assert 0 < successes.sum() < 7, "some faces end well, some do not"
+def test_episodes_are_the_same_play_under_the_oracle(aligner: FaceAligner, faces: PreparedFaces) -> None:
+    """Errors, iterations and times are those of the aligner alone, whatever the episodes need beyond."""
+    plain = evaluate_method("DCRN", aligner, faces)
+    parameters = MDPParameters(alpha_1=0.12, alpha_2=2.5, max_iterations=4)
+    outcome = evaluate_method("DCRN", aligner, faces, parameters=parameters)
+    assert replace(outcome.row, ms_per_face=0, mean_return=None, success_rate=None) == replace(plain.row, ms_per_face=0)
+    np.testing.assert_array_equal(outcome.error_path, plain.error_path)
+    assert outcome.episodes is not None
+    assert (outcome.episodes.lengths >= outcome.iterations).all()
+    assert (outcome.episodes.lengths > outcome.iterations).any(), "the test proves too little"
+    assert outcome.row.mean_return == outcome.episodes.returns.mean()
+    assert outcome.row.success_rate == pytest.approx(100 * outcome.episodes.successes.mean())
 
 
 NO = np.nan
+
+
+def paid(rewards: np.ndarray, successes: np.ndarray) -> Rollout:
+    """Episodes of which only the rewards matter."""
+    return Rollout(np.zeros((len(rewards) + 1, rewards.shape[1])), rewards, successes)
+
+
 # Five episodes: ends at once; improves twice, then ends; stalls once, then ends; worsens, then ends; never ends.
-EPISODES = Episodes(
+EPISODES = paid(
     np.array([[10, 1, 0, -1, 1], [NO, 1, 10, 10, 0], [NO, 10, NO, NO, -1], [NO, NO, NO, NO, -10]]),
     np.array([True, True, True, True, False]),
 )
@@ -150,8 +139,8 @@ def test_returns_and_their_ceiling_by_hand() -> None:
     assert reward_counts(EPISODES).tolist() == [[1, 2, 1, 1, 0], [2, 1, 1, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
 
 
-def test_the_sheets_of_rewards_say_what_was_paid() -> None:
-    by_iteration, returns = reward_sheets(
+def test_the_tables_of_rewards_say_what_was_paid() -> None:
+    by_iteration, returns = reward_tables(
         "toys", [of_errors([0.1], "GEN"), of_errors([0.1] * 5).with_episodes(EPISODES)]
     )
     assert by_iteration.columns == ("method", "iteration", "rewards", "+10 %", "+1 %", "0 %", "-1 %", "-10 %")
@@ -159,17 +148,17 @@ def test_the_sheets_of_rewards_say_what_was_paid() -> None:
     assert by_iteration.rows[-2] == ("DCRN", "4", "1", "0.0", "0.0", "0.0", "0.0", "100.0")
     assert by_iteration.rows[-1] == ("DCRN", "all", "12", "33.3", "25.0", "16.7", "16.7", "8.3")
     assert returns.rows == (("DCRN", "+6.20", f"{(10 + 10 + 9 + 8 - 7.1) / 5:+.2f}", "40.0", "80.0", "2.40"),)
-    long = Episodes(np.ones((7, 1)), np.array([False]))
-    sheet, _ = reward_sheets("toys", [of_errors([0.1]).with_episodes(long)])
+    long = paid(np.ones((7, 1)), np.array([False]))
+    sheet, _ = reward_tables("toys", [of_errors([0.1]).with_episodes(long)])
     assert [row[1:3] for row in sheet.rows[-2:]] == [("5 to 7", "3"), ("all", "7")]
-    assert reward_sheets("toys", [of_errors([0.1])]) == []
+    assert reward_tables("toys", [of_errors([0.1])]) == []
 
 
 def outcomes(aligner: FaceAligner, faces: PreparedFaces) -> list[Outcome]:
     gen = evaluate_method("GEN", FaceAligner(aligner.start, None), faces)
     dcrn = evaluate_method("DCRN", aligner, faces)
     rewards = np.stack([np.arange(7.0), [NO] * 3 + [0.0] * 4])
-    return [gen, dcrn.with_episodes(Episodes(rewards, np.array([True] * 3 + [False] * 4)))]
+    return [gen, dcrn.with_episodes(paid(rewards, np.array([True] * 3 + [False] * 4)))]
 
 
 def test_the_json_has_the_documented_keys(aligner: FaceAligner, faces: PreparedFaces, tmp_path: Path) -> None:
@@ -184,7 +173,7 @@ def test_the_json_has_the_documented_keys(aligner: FaceAligner, faces: PreparedF
         assert row == {key: getattr(outcome.row, key) for key in ROW_KEYS}
     assert [row.nme for row in read_rows(path)] == [outcome.row.nme for outcome in measured]
 
-    arrays = np.load(tmp_path / "evaluation.npz")
+    arrays = read_faces(path)
     np.testing.assert_array_equal(arrays["DCRN/nme"], measured[1].errors)
     np.testing.assert_array_equal(arrays["DCRN/iterations"], measured[1].iterations)
     assert arrays["ids"].tolist() == faces.ids
@@ -223,7 +212,7 @@ def test_the_inter_pupil_error_is_left_out_where_an_eye_is_not_annotated(
     assert list(row) == ROW_KEYS
     assert row["nme_inter_pupil"] is None
     assert read_rows(tmp_path / "evaluation.json") == [outcome.row]
-    sheet = table("on toys", [outcome.row])
+    sheet = method_table("on toys", [outcome.row])
     assert sheet.rows[0][sheet.columns.index("inter-pupil %")] == ""
 
 
@@ -276,7 +265,7 @@ ROWS = [
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_table_shows_every_row_whole(width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
-    sheet = table("on [toys]", ROWS, ["the protocol has more"])
+    sheet = method_table("on [toys]", ROWS, ["the protocol has more"])
     console.print(sheet)
     text = console.export_text()
     assert "on [toys]" in text
@@ -290,11 +279,11 @@ def test_the_table_shows_every_row_whole(width: int) -> None:
 
 
 def test_the_markdown_says_what_the_table_says(tmp_path: Path) -> None:
-    sheet = Sheet(
+    sheet = Table(
         "A [b]", ("method", "NME %", "source"), (("GEN", "1.00", "us"), ("DCRN", "", "them")), ("less", "more")
     )
     path = tmp_path / "new" / "tables.md"
-    write_tables(path, "A run", [sheet, table("B", ROWS)])
+    write_tables(path, "A run", [sheet, method_table("B", ROWS)])
     text = path.read_text(encoding="utf-8")
     assert text.startswith(
         "# A run\n\n**A [b]**\n\n| method | NME % | source |\n| --- | ---: | --- |\n"
@@ -302,7 +291,7 @@ def test_the_markdown_says_what_the_table_says(tmp_path: Path) -> None:
     )
     assert [path.name for path in path.parent.iterdir()] == ["tables.md"], "no temporary file is left"
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(sheet, table("B", ROWS))
+    console.print(sheet, method_table("B", ROWS))
     drawn = [re.split(" *[│┃] *", line)[1:-1] for line in console.export_text().splitlines() if line[:1] in "│┃"]
     written = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert drawn == [[cell.strip() for cell in cells] for cells in written if not set("".join(cells)) <= set("-:")]

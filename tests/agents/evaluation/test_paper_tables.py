@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from face_align_env.agents.evaluation import run_evaluation as runs
-from face_align_env.agents.evaluation.measure import Outcome, Row, Sheet
+from face_align_env.agents.evaluation.measure import Outcome, Row
 from face_align_env.agents.evaluation.paper_tables import QUOTED, TABLES, fill, paper_tables
 from face_align_env.agents.evaluation.run_evaluation import evaluate
+from face_align_env.agents.evaluation.tables import Table
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.pretrain.recipes import Data
 from rich.console import Console
@@ -87,7 +88,7 @@ def outcome(method: str, base: float, inter_pupil: float | None = 0.0) -> Outcom
     return Outcome(row, np.zeros(1), np.zeros(1, dtype=np.int64), np.zeros((1, 1)))
 
 
-def lines(sheet: Sheet, source: str) -> list[tuple[str, ...]]:
+def lines(sheet: Table, source: str) -> list[tuple[str, ...]]:
     assert sheet.columns[-1] == "source"
     return [row[:-1] for row in sheet.rows if row[-1] == source]
 

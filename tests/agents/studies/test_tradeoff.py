@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 import torch
 from face_align_env.agents.cli.app import app
+from face_align_env.agents.common.crop_rollout import roll_out
+from face_align_env.agents.common.rollout import Rollout
 from face_align_env.agents.evaluation.measure import evaluate_method
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
-from face_align_env.agents.studies.tradeoff import ALPHAS, Rollout, measure, roll_out, run_tradeoff, sheet
+from face_align_env.agents.studies.tradeoff import ALPHAS, measure, run_tradeoff, tradeoff_table
 from face_align_env.pretrain.recipes import Data
 from typer.testing import CliRunner
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import FaceDataset
 from face_align_env.datasets.base import read_image
+from face_align_env.mdp import MDPParameters
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
@@ -50,7 +53,8 @@ def aligner(new_lrn: Callable[..., LRN], mean_shape: np.ndarray) -> FaceAligner:
 
 
 def test_eq_3_afterwards_is_eq_3_on_the_way(aligner: FaceAligner, prepared: PreparedFaces) -> None:
-    rollout = roll_out([("DCRN", aligner)], prepared)["DCRN"]
+    rollout = roll_out(aligner, prepared)
+    assert rollout.actions is not None
     assert rollout.errors.shape == (7, 7)
     assert rollout.actions.shape == (6, 7, 136)
     lengths = np.sort((np.abs(rollout.actions).sum(-1) / 68).ravel())
@@ -58,16 +62,16 @@ def test_eq_3_afterwards_is_eq_3_on_the_way(aligner: FaceAligner, prepared: Prep
     for alpha_2 in [0.5 * lengths[0], *((lengths[1:] + lengths[:-1]) / 2)[::5], 2 * lengths[-1]]:
         aligner.alpha_2 = float(alpha_2)
         outcome = evaluate_method("DCRN", aligner, prepared)
-        iterations = rollout.iterations(float(alpha_2))
-        assert iterations.tolist() == outcome.iterations.tolist()
+        stopped = rollout.under("blind", MDPParameters(alpha_2=float(alpha_2)))
+        assert stopped.lengths.tolist() == outcome.iterations.tolist()
         # in batches of other sizes the convolutions may round differently
-        np.testing.assert_allclose(rollout.errors_at(iterations), outcome.errors, rtol=1e-5)
-        seen |= set(iterations.tolist())
+        np.testing.assert_allclose(stopped.nme, outcome.errors, rtol=1e-5)
+        seen |= set(stopped.lengths.tolist())
     assert len(seen) == 6, "the test proves too little"
 
 
 def test_fixed_lengths_are_the_cascade_without_eq_3(aligner: FaceAligner, prepared: PreparedFaces) -> None:
-    measured = measure(roll_out([("DCRN", aligner)], prepared), [1.0])
+    measured = measure({"DCRN": roll_out(aligner, prepared)}, [1.0])
     points = measured.curve("DCRN, fixed length")
     assert [point.iterations for point in points] == [1, 2, 3, 4, 5, 6]
     for point in points:
@@ -80,7 +84,8 @@ def test_fixed_lengths_are_the_cascade_without_eq_3(aligner: FaceAligner, prepar
 def rollout_of(errors: np.ndarray, lengths: np.ndarray) -> Rollout:
     """Errors (T + 1, N), and actions all of whose landmarks have an L1 length (T, N)."""
     actions = np.repeat(lengths[..., None] / 2, 8, axis=-1).astype(np.float32)
-    return Rollout(errors, actions)
+    played = np.full(lengths.shape[1], len(lengths))
+    return Rollout.of_path(errors, played, played > 0, MDPParameters(), actions=actions)
 
 
 @pytest.fixture
@@ -92,8 +97,8 @@ def rollout() -> Rollout:
 
 def test_a_face_stops_at_its_first_small_step_or_at_the_limit(rollout: Rollout) -> None:
     for alpha_2, expected in ((0.5, [3, 3]), (1.0, [3, 3]), (1.1, [2, 3]), (5.5, [2, 3]), (7.0, [2, 2]), (9.0, [1, 1])):
-        assert rollout.iterations(alpha_2).tolist() == expected, alpha_2
-    assert rollout.errors_at(np.array([2, 3])).tolist() == [0.04, 0.08]
+        assert rollout.under("blind", MDPParameters(alpha_2=alpha_2)).lengths.tolist() == expected, alpha_2
+    assert rollout.under("blind", MDPParameters(alpha_2=1.1)).nme.tolist() == [0.04, 0.08]
 
 
 def test_points_and_what_they_say(rollout: Rollout) -> None:
@@ -115,7 +120,7 @@ def test_points_and_what_they_say(rollout: Rollout) -> None:
     lines = measured.conclusions()
     assert lines[0].startswith("DCRN: the lowest NME is 6.00 % (alpha_2 = 1.1 pixels, 2.50 iterations)")
     assert "7.00 % (alpha_2 = 7 pixels, 2.00 iterations)" in lines[0]
-    rows = sheet(measured, "title").rows
+    rows = tradeoff_table(measured, "title").rows
     assert rows[0] == ("GEN", "", "0.00", "20.00", "20.00 .. 20.00", "100.0", "")
     assert rows[2][:2] == ("DCRN", "7 (the run)")
 
