@@ -12,7 +12,7 @@ from face_align_env.agents.benchmark.settings import STARTS
 from face_align_env.agents.common.extractor import LRNExtractor
 from face_align_env.agents.common.policies import load_object
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
-from face_align_env.agents.dcrn.algorithm import DCRN
+from face_align_env.agents.dcrn.algorithm import DCRN, PRESETS
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
@@ -102,6 +102,29 @@ def load_algorithm(name: str) -> Any:
         with needs("benchmark", f"'{path}'"):
             return load_object(path)
     return load_object(path)
+
+
+def check_updates(name: str, timesteps: int, overrides: Mapping[str, Any] | None = None) -> None:
+    """Look whether an algorithm learns anything in so many transitions.
+
+    :param name: see :func:`find_algorithm`
+    :param timesteps: transitions that it will collect
+    :param overrides: its keywords
+    :raises ValueError: it is off-policy, and its first update comes later
+    """
+    made = load_algorithm(name)
+    if not inspect.isclass(made) or not issubclass(made, OffPolicyAlgorithm):
+        return
+    keywords = {**find_algorithm(name).keywords, **(overrides or {})}
+    parameter = inspect.signature(made).parameters.get("learning_starts")
+    begins = keywords.get("learning_starts", None if parameter is None else parameter.default)
+    if begins is None and issubclass(made, DCRN):
+        begins = PRESETS[keywords.get("preset", "stable")].learning_starts
+    if isinstance(begins, int) and begins >= timesteps:
+        raise ValueError(
+            f"{name} learns nothing in {timesteps:,} transitions: its first update comes after {begins:,} "
+            f"(learning_starts). Give more --timesteps, or --set {name}.learning_starts={timesteps // 10}."
+        )
 
 
 def is_policy(found: Any) -> bool:

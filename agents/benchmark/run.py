@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from face_align_env.agents.benchmark.algorithms import find_algorithm, is_policy, load_algorithm
+from face_align_env.agents.benchmark.algorithms import check_updates, find_algorithm, is_policy, load_algorithm
 from face_align_env.agents.benchmark.arena import GEN_FILE, LRN_FILE, Arena
 from face_align_env.agents.benchmark.baselines import run_baselines
 from face_align_env.agents.benchmark.report import write_report
@@ -19,7 +19,7 @@ from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import POLICY_CASCADE, RELEASED_STAGES, RunFolder
 from rich.console import Console
 
-from face_align_env.files import atomic_path
+from face_align_env.files import atomic_path, locked_folder
 from face_align_env.networks.weights import file_digest
 
 FROM_MEAN = f"lrn-{POLICY_CASCADE}"  # the stage of a run whose cascade starts from the mean shape
@@ -67,41 +67,48 @@ def benchmark(
     :param command: for the report
     :param console: where to say what happens
     :return: whether every trial is complete
-    :raises ValueError: an unknown algorithm or start, or the folder belongs to another benchmark
+    :raises ValueError: an unknown algorithm or start, an algorithm that would never be updated, no workers, or the
+        folder belongs to another benchmark
+    :raises FolderInUseError: another process works in the folder
     :raises ModuleNotFoundError: a package or module of an algorithm is not there
     """
     console = console or Console()
     folder = Path(folder)
     found = {name: load_algorithm(name) for name in algorithms}
+    if workers is not None and workers < 1:
+        raise ValueError(f"There must be at least 1 worker, got {workers}.")
+    for name in algorithms:
+        check_updates(name, settings.timesteps, (settings.overrides or {}).get(name))
     functions = [name for name, made in found.items() if is_policy(made)]
     keys = list(trial_keys([name for name in algorithms if name not in functions], starts, seeds))
     impossible = {(key.algorithm, key.start) for key in keys if key.start not in find_algorithm(key.algorithm).starts}
     keys = [key for key in keys if (key.algorithm, key.start) not in impossible]
     for algorithm, start in sorted(impossible):
         console.print(f"Left out: {algorithm} cannot start from {start}: it takes no dictionaries as observations.")
-    gen, lrn = _pretrained(settings, folder, pretraining or Pretraining(), console)
-    settings = replace(settings, lrn_sha256=file_digest(lrn), gen_sha256=None if gen is None else file_digest(gen))
-    settings.write(folder)
-    for source, name in ((gen, GEN_FILE), (lrn, LRN_FILE)):
-        if source is None:
-            continue
-        temporary, final = atomic_path(folder / name)
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, final)
-    workers = workers or default_workers()
-    console.print(
-        f"Benchmark in {folder}: {len(keys)} trainings of {settings.timesteps:,} transitions on "
-        f"{settings.data.dataset}, {workers} at a time.",
-        highlight=False,
-    )
-    run_baselines(Arena(folder), functions, seeds)
-    failed = run_trials(folder, keys, workers)
-    for table in write_report(folder, command):
-        console.print(table)
-    for key in failed:
-        console.print(f"Failed: {key}: {why_failed(folder, key)}", highlight=False, markup=False)
-    console.print(f"Report: {folder / 'report.html'}, results: {folder / 'results.csv'}", highlight=False)
-    return not failed
+    with locked_folder(folder):
+        gen, lrn = _pretrained(settings, folder, pretraining or Pretraining(), console)
+        settings = replace(settings, lrn_sha256=file_digest(lrn), gen_sha256=None if gen is None else file_digest(gen))
+        settings.write(folder)
+        for source, name in ((gen, GEN_FILE), (lrn, LRN_FILE)):
+            if source is None:
+                continue
+            temporary, final = atomic_path(folder / name)
+            shutil.copyfile(source, temporary)
+            os.replace(temporary, final)
+        workers = workers or default_workers()
+        console.print(
+            f"Benchmark in {folder}: {len(keys)} trainings of {settings.timesteps:,} transitions on "
+            f"{settings.data.dataset}, {workers} at a time.",
+            highlight=False,
+        )
+        run_baselines(Arena(folder), functions, seeds)
+        failed = run_trials(folder, keys, workers)
+        for table in write_report(folder, command):
+            console.print(table)
+        for key in failed:
+            console.print(f"Failed: {key}: {why_failed(folder, key)}", highlight=False, markup=False)
+        console.print(f"Report: {folder / 'report.html'}, results: {folder / 'results.csv'}", highlight=False)
+        return not failed
 
 
 def _pretrained(

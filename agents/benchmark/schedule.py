@@ -1,4 +1,4 @@
-"""All trials of a benchmark, a few at a time, each in a process of its own."""
+"""All trials of a benchmark, a few at a time, each in a process of its own that ends with this one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from face_align_env.agents.benchmark.settings import TrialKey
-from face_align_env.agents.benchmark.trial import ERROR, is_complete, trial_folder
+from face_align_env.agents.benchmark.trial import (
+    END_WITH_PARENT,
+    ERROR,
+    is_complete,
+    remove_checkpoints,
+    trial_folder,
+)
 
 from face_align_env.progress import Progress
 
@@ -46,6 +52,8 @@ def run_trials(folder: str | os.PathLike[str], keys: Sequence[TrialKey], workers
     :return: the trials that have failed; why, their ``error.txt`` says
     """
     waiting = [key for key in keys if not is_complete(folder, key)]
+    for key in set(keys).difference(waiting):
+        remove_checkpoints(trial_folder(folder, key))  # of one that was killed between its end and this
     failed: list[TrialKey] = []
     running: dict[TrialKey, subprocess.Popen[bytes]] = {}
     # The networks are too small to be split: on a busy machine, two threads of a trial wait for each other, and
@@ -61,6 +69,7 @@ def run_trials(folder: str | os.PathLike[str], keys: Sequence[TrialKey], workers
             time.sleep(0.2)
             for key, process in list(running.items()):
                 if process.poll() is not None:
+                    _let_go(process)
                     del running[key]
                     bar.update()
                     if not is_complete(folder, key):
@@ -70,6 +79,7 @@ def run_trials(folder: str | os.PathLike[str], keys: Sequence[TrialKey], workers
             process.terminate()
         for process in running.values():
             process.wait()
+            _let_go(process)
         bar.close()
     return failed
 
@@ -85,9 +95,18 @@ def _start(folder: str | os.PathLike[str], key: TrialKey, environment: dict[str,
         key.algorithm,
         key.start,
         str(key.seed),
+        END_WITH_PARENT,
     ]
     with (own / "output.txt").open("ab") as output:
-        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        # Standard input is what the trial knows this process by: it closes when this process ends, however it ends.
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+        )
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def why_failed(folder: str | os.PathLike[str], key: TrialKey) -> str:

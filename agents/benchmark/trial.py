@@ -9,12 +9,16 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -38,10 +42,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from face_align_env.extras import needs
-from face_align_env.files import atomic_path, write_bytes
+from face_align_env.files import FolderInUseError, atomic_path, locked_folder, write_bytes
 
 COLUMNS = ("algorithm", "start", "seed", "step", "termination", *MEASURES, "wall_clock")
-RESULTS, FACES, ERROR, CHECKPOINT = "results.csv", "faces.npz", "error.txt", "checkpoint"
+RESULTS, FACES, ERROR, MODEL = "results.csv", "faces.npz", "error.txt", "model.zip"
+_STATE, _BUFFER = "state.json", "replay_buffer.pkl"  # of a checkpoint, beside its model
+END_WITH_PARENT = "--end-with-parent"
 CHECKPOINT_SECONDS = 300.0
 
 
@@ -84,11 +90,16 @@ def run_trial(folder: str | os.PathLike[str], key: TrialKey, checkpoint_seconds:
     :param folder: of the benchmark
     :param key: which trial
     :param checkpoint_seconds: training time between checkpoints; short trials have none
+    :raises FolderInUseError: another process trains it
+    :raises ValueError: its checkpoint is damaged
     """
     own = trial_folder(folder, key)
-    own.mkdir(parents=True, exist_ok=True)
-    (own / ERROR).unlink(missing_ok=True)
-    arena = Arena(folder)
+    with locked_folder(own):
+        (own / ERROR).unlink(missing_ok=True)
+        _run(Arena(folder), own, key, checkpoint_seconds)
+
+
+def _run(arena: Arena, own: Path, key: TrialKey, checkpoint_seconds: float) -> None:
     settings = arena.settings
     plain = acts_by_itself(key.algorithm)
     set_random_seed(key.seed)
@@ -98,13 +109,13 @@ def run_trial(folder: str | os.PathLike[str], key: TrialKey, checkpoint_seconds:
     measuring = {name: arena.measuring_env(key.start, plain, name) for name in TERMINATIONS}
     overrides = settings.keywords(key.algorithm)
 
-    saved = _read_checkpoint(own)
-    if saved is None:
+    checkpoint = _latest_checkpoint(own)
+    if checkpoint is None:
         learner = make_learner(key.algorithm, env, key.start, lrn, key.seed, settings.timesteps, overrides)
         rows: list[dict[str, Any]] = []
         seconds = 0.0
     else:
-        learner = _load(own, key, env)
+        learner, saved = _load(checkpoint, key, env)
         rows, seconds, env.transitions = saved["rows"], saved["seconds"], saved["transitions"]
         set_random_seed(key.seed + env.transitions)  # or it would play the first faces again
     if isinstance(learner, BaseAlgorithm):
@@ -118,7 +129,7 @@ def run_trial(folder: str | os.PathLike[str], key: TrialKey, checkpoint_seconds:
         write_rows(own / RESULTS, rows)
         return measured
 
-    played = measure() if saved is None else {}
+    played = measure() if checkpoint is None else {}
     checkpointed = seconds
     for goal in settings.steps():
         if env.transitions >= goal:
@@ -131,12 +142,11 @@ def run_trial(folder: str | os.PathLike[str], key: TrialKey, checkpoint_seconds:
             _write_checkpoint(own, learner, {"rows": rows, "seconds": seconds, "transitions": env.transitions})
             checkpointed = seconds
     if isinstance(learner, BaseAlgorithm):
-        _save(learner, own)
+        _save(learner, own / MODEL)
     if not played:
         played = {name: _measure(arena, learner, test) for name, test in measuring.items()}
     write_faces(own / FACES, played)
-    for part in (CHECKPOINT + ".json", CHECKPOINT + ".pkl"):
-        (own / part).unlink(missing_ok=True)
+    remove_checkpoints(own)
 
 
 def measurement(key: TrialKey, step: int, termination: str, played: Rollout, seconds: float) -> dict[str, Any]:
@@ -175,35 +185,64 @@ def _learn(learner: Learner, transitions: int) -> None:
         learner.learn(transitions)
 
 
-def _save(learner: BaseAlgorithm, own: Path) -> None:
-    temporary, final = atomic_path(own / "model.zip")
+def _save(learner: BaseAlgorithm, path: Path) -> None:
+    temporary, final = atomic_path(path)
     learner.save(str(temporary.with_suffix(".zip")))
     os.replace(temporary.with_suffix(".zip"), final)
 
 
+def _checkpoints(own: Path) -> list[Path]:
+    """The checkpoints of a trial, each a folder that is complete, the latest last."""
+    return sorted(own.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def remove_checkpoints(own: Path) -> None:
+    """Remove a trial's checkpoints, and what a killed process has left of one."""
+    for path in (*_checkpoints(own), *own.glob(".checkpoint-*")):
+        shutil.rmtree(path)
+
+
 def _write_checkpoint(own: Path, learner: Learner, state: Mapping[str, Any]) -> None:
-    """What a training goes on from; an algorithm that cannot be saved begins again instead."""
+    """What a training goes on from, model, buffer and figures of the same moment: whole, or not there.
+
+    An algorithm that cannot be saved begins again instead.
+    """
     if not isinstance(learner, BaseAlgorithm):
         return
-    (own / f"{CHECKPOINT}.json").unlink(missing_ok=True)  # without it the other files are no checkpoint
+    older = _checkpoints(own)
+    temporary, final = atomic_path(own / f"checkpoint-{state['transitions']}")
+    for path in own.glob(".checkpoint-*"):  # a killed process has left it
+        shutil.rmtree(path)
+    temporary.mkdir()
     if isinstance(learner, OffPolicyAlgorithm):
-        learner.save_replay_buffer(str(own / f"{CHECKPOINT}.pkl"))
-    _save(learner, own)
-    write_bytes(own / f"{CHECKPOINT}.json", json.dumps(state).encode())
+        learner.save_replay_buffer(str(temporary / _BUFFER))
+    learner.save(str(temporary / MODEL))
+    write_bytes(temporary / _STATE, json.dumps(state).encode())
+    os.replace(temporary, final)
+    for path in older:
+        shutil.rmtree(path)
 
 
-def _read_checkpoint(own: Path) -> dict[str, Any] | None:
-    path = own / f"{CHECKPOINT}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _latest_checkpoint(own: Path) -> Path | None:
+    found = _checkpoints(own)
+    return found[-1] if found else None
 
 
-def _load(own: Path, key: TrialKey, env: VecEnv) -> Learner:
-    learner: BaseAlgorithm = load_algorithm(key.algorithm).load(own / "model.zip", env=env, device="cpu")
-    if isinstance(learner, OffPolicyAlgorithm):
-        learner.load_replay_buffer(str(own / f"{CHECKPOINT}.pkl"))
-        if isinstance(learner.replay_buffer, FaceReplayBuffer):
-            learner.replay_buffer.faces = env.get_attr("faces")[0]
-    return learner
+def _load(checkpoint: Path, key: TrialKey, env: VecEnv) -> tuple[Learner, dict[str, Any]]:
+    """The learner of a checkpoint, and what was measured of it.
+
+    :raises ValueError: it is damaged
+    """
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        learner: BaseAlgorithm = load_algorithm(key.algorithm).load(checkpoint / MODEL, env=env, device="cpu")
+        if isinstance(learner, OffPolicyAlgorithm):
+            learner.load_replay_buffer(str(checkpoint / _BUFFER))
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError, BadZipFile) as error:
+        raise ValueError(f"'{checkpoint}' is damaged ({error}). Remove it to begin {key} again.") from error
+    if isinstance(learner, OffPolicyAlgorithm) and isinstance(learner.replay_buffer, FaceReplayBuffer):
+        learner.replay_buffer.faces = env.get_attr("faces")[0]
+    return learner, state
 
 
 def write_rows(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
@@ -230,13 +269,28 @@ def write_faces(path: str | os.PathLike[str], played: Mapping[str, Rollout]) -> 
     os.replace(temporary, final)
 
 
+def _end_with_parent() -> None:
+    """End when the process that has started this one is gone, and with it the other end of standard input."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main() -> None:
     """Run one trial; what goes wrong is in its ``error.txt``."""
-    folder, algorithm, start, seed = sys.argv[1:]
+    folder, algorithm, start, seed, *options = sys.argv[1:]
+    if END_WITH_PARENT in options:
+        _end_with_parent()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     key = TrialKey(algorithm, start, int(seed))
     try:
         run_trial(folder, key)
+    except FolderInUseError as error:
+        raise SystemExit(f"{key}: {error}") from error  # the folder is another's
     except BaseException as error:
         own = trial_folder(folder, key)
         own.mkdir(parents=True, exist_ok=True)
