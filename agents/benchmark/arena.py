@@ -78,7 +78,8 @@ class Arena:
         :param plain: the algorithm acts by itself: increments and history, no wrapper
         """
         source = FaceSource(self.prepared("train"))
-        env = self._env(source, num_envs, start, plain, "oracle", **(self.settings.environment or {}))
+        options = {"terminate_at_limit": self.settings.terminate_at_limit, **(self.settings.environment or {})}
+        env = self._env(source, num_envs, start, plain, "oracle", **options)
         env.seed(seed)
         return self._dress(VecMonitor(env, info_keywords=("nme", "iterations", "is_success")), start, plain)
 

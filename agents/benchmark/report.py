@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from face_align_env.agents.benchmark import figures
 from face_align_env.agents.benchmark.arena import TERMINATIONS
 from face_align_env.agents.benchmark.baselines import FIXED, NOT_TRAINED
 from face_align_env.agents.benchmark.results import Results, kind_of
 from face_align_env.agents.benchmark.settings import BenchmarkSettings
+from face_align_env.agents.benchmark.trial import RESULTS
 from face_align_env.agents.common.rollout import MEASURES
 from face_align_env.agents.evaluation.figures import write_figures
 from face_align_env.agents.evaluation.tables import Table, write_tables
+from scipy.integrate import trapezoid
 
 from face_align_env.extras import needs
 from face_align_env.files import write_bytes
@@ -33,6 +36,9 @@ PICTURES: Mapping[str, Callable[[Results, str], Figure]] = {
     "episode-lengths": figures.episode_lengths,
     "profiles": figures.profiles,
 }
+OF_FACES = ("episode-lengths", "profiles")  # pictures that need what was measured of each face
+SOLVED = (50, 80)  # percent of the faces
+_COMMANDS = "commands.txt"
 
 
 def final_table(results: Results, termination: str) -> Table:
@@ -69,8 +75,31 @@ def _cells(results: Results, name: str, start: str, termination: str) -> Iterato
         yield f"{mean} ({low} .. {high})" if of_seeds else mean
 
 
-def write_report(folder: str | os.PathLike[str], command: str) -> list[Table]:
-    """Write ``results.csv``, ``tables.md``, ``figures/*.png`` and ``report.html`` of a benchmark.
+def efficiency_table(results: Results, termination: str) -> Table:
+    """How soon every algorithm gets somewhere: interquartile means over seeds.
+
+    :param results: of a benchmark
+    :param termination: under which it was measured
+    """
+    rows = []
+    for start in results.starts():
+        for name in results.trained(start):
+            steps, found = results.interval(name, start, termination, "success")
+            mean = float(trapezoid(found.iqm, steps) / steps[-1]) if len(steps) > 1 else float(found.iqm[-1])
+            reached = [steps[found.iqm >= share] for share in SOLVED]
+            seconds = results.curve(name, start, termination, "wall_clock")[1][:, -1].mean()
+            pace = f"{1000 * seconds / steps[-1]:.1f}" if steps[-1] else ""
+            first = (f"{when[0]:,.0f}" if len(when) else "never" for when in reached)
+            rows.append((name, start, f"{found.iqm[-1]:.1f}", f"{mean:.1f}", *first, pace))
+    columns = ("method", "start", "success at the end, %", "over the training, %")
+    shares = tuple(f"transitions to {share} %" for share in SOLVED)
+    notes = ("success: share of the held-out faces whose episode ends in a terminal state with an NME below alpha_1",)
+    heading = f"Who solves it, and how soon, {termination} termination"
+    return Table(heading, (*columns, *shares, "seconds per 1,000 transitions"), tuple(rows), notes)
+
+
+def report_folder(folder: str | os.PathLike[str], command: str) -> list[Table]:
+    """Write ``results.csv`` of a benchmark, and its report beside it.
 
     :param folder: of the benchmark
     :param command: that made it, or the latest of several: ``commands.txt`` keeps them all
@@ -79,29 +108,69 @@ def write_report(folder: str | os.PathLike[str], command: str) -> list[Table]:
     """
     folder = Path(folder)
     settings, results = BenchmarkSettings.read(folder), Results.read(folder)
-    commands = _remember(folder / "commands.txt", command)
-    results.write(folder / "results.csv")
-    tables = [final_table(results, termination) for termination in TERMINATIONS]
-    name = folder.resolve().name
-    write_tables(folder / "tables.md", f"Benchmark {name}", tables)
+    _remember(folder / _COMMANDS, command)
+    results.write(folder / RESULTS)
+    return write_report(results, folder, folder.resolve().name, asdict(settings), _commands(folder))
+
+
+def report(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> list[Table]:
+    """The report of a benchmark anew, from its folder or from its ``results.csv`` alone.
+
+    :param path: the folder, or the file; without the folder nothing is known of single faces, settings and commands
+    :param output: folder for tables, pictures and page; None: where the results are
+    :return: the tables
+    :raises FileNotFoundError: nothing has been measured
+    :raises ValueError: the file is no benchmark's
+    """
+    path = Path(path)
+    if path.is_file():
+        return write_report(Results.read(path), path.parent if output is None else output, path.stem)
+    settings = asdict(BenchmarkSettings.read(path))
+    into = path if output is None else output
+    return write_report(Results.read(path), into, path.resolve().name, settings, _commands(path))
+
+
+def write_report(
+    results: Results,
+    output: str | os.PathLike[str],
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    commands: Sequence[str] = (),
+) -> list[Table]:
+    """Write ``tables.md``, ``figures/*.png`` and ``report.html``.
+
+    :param results: of a benchmark
+    :param output: folder for the files
+    :param name: of the benchmark
+    :param settings: of it; None: they are not known
+    :param commands: that made it
+    :return: the tables
+    """
+    output = Path(output)
+    tables = [make(results, termination) for termination in TERMINATIONS for make in (final_table, efficiency_table)]
+    tables = [table for table in tables if table.rows]
+    write_tables(output / "tables.md", f"Benchmark {name}", tables)
     drawn = {
         f"{title}-{termination}": draw(results, termination)
         for termination in TERMINATIONS
         for title, draw in PICTURES.items()
-        if results.starts()
+        if results.starts() and (results.faces or title not in OF_FACES)
     }
-    pictures = {path.stem: path.read_bytes() for path in write_figures(drawn, folder / "figures")}
-    write_bytes(folder / "report.html", page(name, commands, settings, tables, pictures).encode())
+    pictures = {path.stem: path.read_bytes() for path in write_figures(drawn, output / "figures")}
+    write_bytes(output / "report.html", page(name, commands, settings, tables, pictures).encode())
     return tables
 
 
-def _remember(path: Path, command: str) -> list[str]:
-    """The commands of a folder, a line each, this one among them: trainings are added by further calls."""
-    commands = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def _commands(folder: Path) -> list[str]:
+    path = folder / _COMMANDS
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _remember(path: Path, command: str) -> None:
+    """Add a command to those of a folder, a line each: trainings are added by further calls."""
+    commands = _commands(path.parent)
     if command and command not in commands:
-        commands.append(command)
-        write_bytes(path, "".join(f"{line}\n" for line in commands).encode())
-    return commands
+        write_bytes(path, "".join(f"{line}\n" for line in [*commands, command]).encode())
 
 
 def versions() -> dict[str, str]:
@@ -116,13 +185,17 @@ def versions() -> dict[str, str]:
 
 
 def page(
-    name: str, commands: Sequence[str], settings: BenchmarkSettings, tables: list[Table], pictures: Mapping[str, bytes]
+    name: str,
+    commands: Sequence[str],
+    settings: Mapping[str, Any] | None,
+    tables: Sequence[Table],
+    pictures: Mapping[str, bytes],
 ) -> str:
     """The whole benchmark as one file without links: tables, pictures, settings, commands, versions.
 
     :param name: of the benchmark
     :param commands: that made it
-    :param settings: of it
+    :param settings: of it; None: they are not known
     :param tables: its tables
     :param pictures: title -> PNG
     """
@@ -135,10 +208,10 @@ def page(
         data = base64.b64encode(png).decode()
         alternative = html.escape(title)
         parts.append(f'<h2>{alternative}</h2>\n<img alt="{alternative}" src="data:image/png;base64,{data}">')
-    document = html.escape(json.dumps(asdict(settings), indent=2))
     packages = "\n".join(f"{package} {number}" for package, number in versions().items())
+    if settings is not None:
+        parts.append(f"<h2>Settings</h2>\n<pre>{html.escape(json.dumps(settings, indent=2))}</pre>")
     parts += [
-        f"<h2>Settings</h2>\n<pre>{document}</pre>",
         f"<h2>Versions</h2>\n<pre>{html.escape(packages)}\n{html.escape(platform.platform())}</pre>",
     ]
     body = "\n".join(parts)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from face_align_env.agents.benchmark.baselines import FIXED, NOT_TRAINED
 from face_align_env.agents.benchmark.settings import STARTS, TrialKey
-from face_align_env.agents.benchmark.trial import FACES, RESULTS, is_complete
+from face_align_env.agents.benchmark.trial import COLUMNS, FACES, RESULTS, is_complete
 from face_align_env.agents.common.rollout import MEASURES
 from scipy.stats import trim_mean
 
@@ -25,6 +25,7 @@ with needs("benchmark", "A comparison of algorithms"):
     import pandas as pd
 
 Floats = npt.NDArray[np.float64]
+COMPLETE = "complete"  # a column of results.csv
 RESAMPLES = 2000
 PROFILE_RESAMPLES = 500  # rliable draws the seeds of every face by themselves, which takes its time
 
@@ -115,15 +116,36 @@ class Results:
     _intervals: dict[tuple[str, str], dict[tuple[str, str], Interval]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: str | os.PathLike[str]) -> Results:
-        """Everything that a benchmark's folder holds.
+    def read(cls, path: str | os.PathLike[str]) -> Results:
+        """Everything that a benchmark's folder holds, or its ``results.csv``, which knows nothing of single faces.
 
         :raises FileNotFoundError: nothing has been measured
+        :raises ValueError: it is no such file
         """
+        return cls._of_csv(Path(path)) if Path(path).is_file() else cls._of_folder(Path(path))
+
+    @classmethod
+    def _of_csv(cls, path: Path) -> Results:
+        try:
+            frame = pd.read_csv(path)
+        except (ValueError, pd.errors.ParserError) as error:
+            raise ValueError(f"'{path}' is no results.csv of a benchmark: {error}") from error
+        lacking = [column for column in (*COLUMNS, COMPLETE) if column not in frame]
+        if lacking or frame.empty:
+            raise ValueError(f"'{path}' is no results.csv of a benchmark: it has no {', '.join(lacking) or 'rows'}.")
+        begun = frame[~frame[COMPLETE].astype(bool)][["algorithm", "start", "seed"]].drop_duplicates()
+        return cls(
+            frame=frame[list(COLUMNS)],
+            faces={},
+            unfinished=tuple(TrialKey(algorithm, start, int(seed)) for algorithm, start, seed in begun.to_numpy()),
+        )
+
+    @classmethod
+    def _of_folder(cls, folder: Path) -> Results:
         frames: list[pd.DataFrame] = []
         faces: dict[tuple[str, str], list[Path]] = {}
         unfinished = []
-        for path in sorted(Path(folder).glob(f"*/*/{RESULTS}")):
+        for path in sorted(folder.glob(f"*/*/{RESULTS}")):
             frame = pd.read_csv(path)
             frames.append(frame)
             algorithm, start, seed = frame.iloc[0][["algorithm", "start", "seed"]]
@@ -139,8 +161,13 @@ class Results:
         return cls(frame, {key: _stack(paths) for key, paths in faces.items()}, tuple(unfinished))
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """All rows as one tidy CSV file."""
-        write_bytes(path, self.frame.to_csv(index=False, float_format="%.6g").encode())
+        """All rows as one tidy CSV file, from which :meth:`read` makes the same again, but for single faces.
+
+        A column ``complete`` says which trainings had come to their end.
+        """
+        keys = self.frame[["algorithm", "start", "seed"]].itertuples(index=False)
+        frame = self.frame.assign(**{COMPLETE: [TrialKey(*key) not in self.unfinished for key in keys]})
+        write_bytes(path, frame.to_csv(index=False, float_format="%.10g").encode())
 
     def starts(self) -> list[str]:
         """The starts of trainings, those with the most pretraining first."""

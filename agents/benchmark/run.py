@@ -11,7 +11,7 @@ from pathlib import Path
 from face_align_env.agents.benchmark.algorithms import check_updates, find_algorithm, is_policy, load_algorithm
 from face_align_env.agents.benchmark.arena import GEN_FILE, LRN_FILE, Arena
 from face_align_env.agents.benchmark.baselines import run_baselines
-from face_align_env.agents.benchmark.report import write_report
+from face_align_env.agents.benchmark.report import report_folder
 from face_align_env.agents.benchmark.schedule import default_workers, run_trials, why_failed
 from face_align_env.agents.benchmark.settings import BenchmarkSettings, trial_keys
 from face_align_env.agents.run import run as make_run
@@ -78,7 +78,7 @@ def benchmark(
     if workers is not None and workers < 1:
         raise ValueError(f"There must be at least 1 worker, got {workers}.")
     for name in algorithms:
-        check_updates(name, settings.timesteps, (settings.overrides or {}).get(name))
+        check_updates(name, settings.timesteps, settings.keywords(name))
     functions = [name for name, made in found.items() if is_policy(made)]
     keys = list(trial_keys([name for name in algorithms if name not in functions], starts, seeds))
     impossible = {(key.algorithm, key.start) for key in keys if key.start not in find_algorithm(key.algorithm).starts}
@@ -103,7 +103,7 @@ def benchmark(
         )
         run_baselines(Arena(folder), functions, seeds)
         failed = run_trials(folder, keys, workers)
-        for table in write_report(folder, command):
+        for table in report_folder(folder, command):
             console.print(table)
         for key in failed:
             console.print(f"Failed: {key}: {why_failed(folder, key)}", highlight=False, markup=False)

@@ -41,6 +41,8 @@ class BenchmarkSettings(Settings):
         repeat for more. Measured is always under the paper's
     :param alpha_2: Eq. 3's bound, pixels; default: Table 2's for the dataset
     :param overrides: keyword of an algorithm as ALGO.KEY=VALUE (sac.learning_rate=0.001); repeat for more
+    :param terminate_at_limit: whether the limit of iterations is an end, as Algorithm 1 takes it (the -10 is part of
+        Eq. 4), for all algorithms alike; else those that bootstrap past limits learn another problem than DCRN
     """
 
     title: ClassVar[str] = "Benchmark"
@@ -59,6 +61,7 @@ class BenchmarkSettings(Settings):
     environment: dict[str, Any] | None = setting(flag="--env")
     alpha_2: float | None = setting(above=0)
     overrides: dict[str, Any] | None = setting(flag="--set")
+    terminate_at_limit: bool = setting(True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

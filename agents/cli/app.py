@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from face_align_env.agents.cli.benchmark import benchmark, compare, speed
+from face_align_env.agents.cli.benchmark import benchmark, benchmark_report, compare, speed
 from face_align_env.agents.cli.collect import collect
 from face_align_env.agents.cli.data import data_app
 from face_align_env.agents.cli.examples import epilog
@@ -75,7 +75,7 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     "Data": (data_app, collect),
     "Training": (run, pretrain_app, train),
     "Study of a run": (evaluate, robustness, tradeoff, ablate, summarize, watch, release),
-    "Benchmark": (benchmark, compare, speed),
+    "Benchmark": (benchmark, benchmark_report, compare, speed),
 }
 
 

@@ -80,6 +80,20 @@ def benchmark(
         raise typer.Exit(1)
 
 
+def benchmark_report(
+    results: Annotated[Path, typer.Argument(help="Folder of a benchmark, or its results.csv alone.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for tables, pictures and page; default: where the results are.")
+    ] = None,
+) -> None:
+    """Make the report of a benchmark again, from its folder or from a results.csv: tables.md, figures, report.html."""
+    from face_align_env.agents.benchmark.report import report
+
+    for table in report(results, output):
+        console.print(table)
+    written([(output or (results.parent if results.is_file() else results)) / "report.html"], as_json=False)
+
+
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of benchmarks, or of runs.")],
     output: Annotated[Path, typer.Option(help="Folder for tables and pictures.")] = Path("runs/compare"),

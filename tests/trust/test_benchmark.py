@@ -54,7 +54,7 @@ def begun(tmp_path: Path) -> Path:
     folder = tmp_path / "toy"
     torch.manual_seed(0)
     LRN(LRNConfig(19, encoder=((4, 10, 10, 1),), bottleneck=4)).save(folder / LRN_FILE)
-    quick = {"sac": {"learning_starts": 16, "batch_size": 8, "gradient_steps": 1}}
+    quick = {"sac.learning_starts": 16, "sac.batch_size": 8, "sac.gradient_steps": 1}
     digest = file_digest(folder / LRN_FILE)
     settings = BenchmarkSettings(
         DATA, initializer="mean", lrn_sha256=digest, timesteps=64, evaluations=4, eval_faces=2, modes=3, overrides=quick

@@ -142,6 +142,24 @@ def quick(algorithm: str) -> dict[str, Any]:
     return {"n_steps": 8, "batch_size": 8} if algorithm == "ppo" else QUICK
 
 
+def check_report_of_csv(folder: Path, alone: Path) -> None:
+    """The results.csv alone gives the same tables, and the pictures that need no single faces."""
+    alone.mkdir()
+    (alone / "toy.csv").write_bytes((folder / "results.csv").read_bytes())
+    result = CliRunner().invoke(app, ["benchmark-report", str(alone / "toy.csv")])
+    assert result.exit_code == 0, result.output
+    assert (alone / "tables.md").read_text() == (folder / "tables.md").read_text()
+    assert "Who solves it" in (alone / "tables.md").read_text()
+    pictures = sorted(path.name for path in (alone / "figures").iterdir())
+    assert pictures == ["learning-curves-blind.png", "learning-curves-oracle.png"]
+    result = CliRunner().invoke(app, ["benchmark-report", str(folder), "--output", str(alone / "again")])
+    assert result.exit_code == 0, result.output
+    assert (alone / "again" / "tables.md").read_text() == (folder / "tables.md").read_text()
+    (alone / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"other.csv' is no results.csv of a benchmark: it has no algorithm, start"):
+        Results.read(alone / "other.csv")
+
+
 def test_the_whole_command(here: Path, pretrained: Path) -> None:
     options = [
         *("--landmarks", "19", "--option", "size=6", "--run", str(pretrained), "--timesteps", "40"),
@@ -156,7 +174,7 @@ def test_the_whole_command(here: Path, pretrained: Path) -> None:
     assert result.exit_code == 0, result.output
     folder = here / "runs" / "toy"
     frame = pd.read_csv(folder / "results.csv")
-    assert tuple(frame.columns) == COLUMNS
+    assert tuple(frame.columns) == (*COLUMNS, "complete")
     assert set(frame["algorithm"]) == {"sac", "own:Still", "own:still", "LRN+Eq.3", "do-nothing", "random", *FIXED}
     sac = frame[(frame["algorithm"] == "sac") & (frame["termination"] == "oracle")]
     assert sac["step"].tolist() == [0, 32, 48]
@@ -165,6 +183,7 @@ def test_the_whole_command(here: Path, pretrained: Path) -> None:
     assert not frame.isna().any().any()
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 6
+    check_report_of_csv(folder, here / "alone")
     assert "sac.learning_starts=16" in page or "learning_starts" in page
     assert "gymnasium" in page
     assert "http" not in page.replace("http-equiv", ""), "it needs nothing from elsewhere"
@@ -325,10 +344,10 @@ def test_other_networks_are_another_benchmark(begun: Path, new_lrn: Callable[...
 def test_benchmarks_and_runs_are_put_side_by_side(begun: Path, here: Path, tmp_path: Path) -> None:
     key = TrialKey("own:Still", "policy", 0)
     run_trial(begun, key)
-    from face_align_env.agents.benchmark.report import write_report
+    from face_align_env.agents.benchmark.report import report_folder
 
     for command in ("first", "and <more>", "first"):
-        write_report(begun, command)
+        report_folder(begun, command)
     assert "\nfirst\nand &lt;more&gt;</pre>" in (begun / "report.html").read_text()
     second = here / "second"
     (begun / "report.html").unlink()
@@ -403,6 +422,18 @@ def test_mistakes_are_named(begun: Path, here: Path, pretrained: Path) -> None:
         BenchmarkSettings(timesteps=5)
     with pytest.raises(FileNotFoundError, match="holds no measurement"):
         Results.read(pretrained)
+
+
+@pytest.mark.parametrize("algorithm", ["dcrn", "sac"])
+def test_the_limit_of_iterations_is_an_end_for_all(begun: Path, algorithm: str) -> None:
+    env = Arena(begun).training_env("scratch", 4, 0, plain=algorithm == "dcrn")
+    env.reset()
+    nothing = np.zeros((4, *env.action_space.shape), np.float32)  # type: ignore[misc]
+    for _ in range(10):
+        _, rewards, dones, infos = env.step(nothing)
+    assert rewards.tolist() == [-10] * 4
+    assert dones.all()
+    assert not any(info["TimeLimit.truncated"] for info in infos)
 
 
 def test_baselines_are_measured_once(begun: Path) -> None:
