@@ -86,7 +86,7 @@ def test_an_aligner_does_on_crops_what_its_policy_does_in_the_environment(
         assert len(set(aligned.lengths.tolist())) > 1, "the test proves too little"
     if termination == "oracle":
         assert 0 < aligned.successes.sum() < 7, "some faces end well, some do not"
-        same(aligned.under("blind", PARAMETERS), roll_out(aligner, faces))
+        same(aligned.under("blind", PARAMETERS), roll_out(aligner, faces, "blind", PARAMETERS))
     else:
         own = FaceAligner(aligner.start, lrn, None if termination == "limit" else PARAMETERS.alpha_2, 4, batch_size=4)
         assert roll_out(own, faces).lengths.tolist() == aligned.lengths.tolist(), "as it works on photos"
