@@ -36,6 +36,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "benchmark --algos dcrn,sac,ppo --seeds 3 --landmarks 19 --option size=600",
         "benchmark --algos sac,my_module:MyAlgorithm --set sac.learning_rate=0.001",
     ),
+    "benchmark-report": ("benchmark-report docs/benchmark/results.csv --output runs/report",),
     "compare": ("compare runs/benchmark-a runs/benchmark-b",),
     "speed": ("speed --only env --only networks",),
     "collect": (

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from face_align_env.agents.common.rollout import Rollout
-from tqdm import tqdm
 
 from face_align_env.aligner import FaceAligner
 from face_align_env.mdp import MDPParameters, nme
 from face_align_env.networks.cascade import cascade
 from face_align_env.prepared import PreparedFaces
+from face_align_env.progress import Progress
 
 ErrorOf = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]]
 """(N, K, 2) shapes of a batch of faces -> (N,) NME."""
@@ -58,7 +58,7 @@ def roll_out(
         termination = termination or ("limit" if network.alpha_2 is None else "blind")
     parts = []
     batches = range(0, len(prepared), aligner.batch_size)
-    for start in tqdm(batches, desc="aligning", disable=not progress, leave=False):
+    for start in Progress(batches, desc="aligning", disable=not progress, leave=False):
         faces = np.arange(start, min(start + aligner.batch_size, len(prepared)))
         crops = np.stack([prepared.crop(i) for i in faces.tolist()])
         if start == 0:
