@@ -88,7 +88,7 @@ def _make_app() -> typer.Typer:
                     each.epilog = epilog(f"{command.info.name} {_name(each)}")
                 made.add_typer(command, rich_help_panel=panel)
             else:
-                made.command(rich_help_panel=panel, epilog=epilog(command.__name__))(command)
+                made.command(rich_help_panel=panel, epilog=epilog(command.__name__.replace("_", "-")))(command)
     return made
 
 
