@@ -100,8 +100,9 @@ class BenchmarkSettings(Settings):
         values = read_json(path) if path.is_file() else None
         if not isinstance(values, dict) or "lrn_sha256" not in values:
             raise FileNotFoundError(f"'{folder}' is no folder of a benchmark. Make one: face-align benchmark")
+        values = {"terminate_at_limit": False, **values}  # of older versions, in which it could not be chosen
         overrides = values.get("overrides") or {}
-        if all(isinstance(value, dict) for value in overrides.values()):  # of older versions
+        if all(isinstance(value, dict) for value in overrides.values()):  # of older versions, too
             flat = {f"{whose}.{key}": value for whose, inner in overrides.items() for key, value in inner.items()}
             values = {**values, "overrides": flat or None}
         return cls.from_document(values, path)

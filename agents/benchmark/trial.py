@@ -34,6 +34,7 @@ from face_align_env.agents.benchmark.settings import TrialKey
 from face_align_env.agents.common.callbacks import EpisodeMetrics
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.common.rollout import MEASURES, Rollout, play, spread
+from face_align_env.agents.common.trust import UntrustedFileError, require_trusted, sign
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -217,10 +218,15 @@ def _write_checkpoint(own: Path, learner: Learner, state: Mapping[str, Any]) -> 
     if isinstance(learner, OffPolicyAlgorithm):
         learner.save_replay_buffer(str(temporary / _BUFFER))
     learner.save(str(temporary / MODEL))
-    write_bytes(temporary / _STATE, json.dumps(state).encode())
+    write_bytes(temporary / _STATE, json.dumps({**state, "signature": sign(_with_code(temporary))}).encode())
     os.replace(temporary, final)
     for path in older:
         shutil.rmtree(path)
+
+
+def _with_code(checkpoint: Path) -> list[Path]:
+    """The files of a checkpoint that may hold code."""
+    return [path for path in (checkpoint / MODEL, checkpoint / _BUFFER) if path.is_file()]
 
 
 def _latest_checkpoint(own: Path) -> Path | None:
@@ -231,13 +237,17 @@ def _latest_checkpoint(own: Path) -> Path | None:
 def _load(checkpoint: Path, key: TrialKey, env: VecEnv) -> tuple[Learner, dict[str, Any]]:
     """The learner of a checkpoint, and what was measured of it.
 
+    :raises UntrustedFileError: it is not as a training of this user has left it
     :raises ValueError: it is damaged
     """
     try:
         state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        require_trusted(_with_code(checkpoint), state["signature"])
         learner: BaseAlgorithm = load_algorithm(key.algorithm).load(checkpoint / MODEL, env=env, device="cpu")
         if isinstance(learner, OffPolicyAlgorithm):
             learner.load_replay_buffer(str(checkpoint / _BUFFER))
+    except UntrustedFileError:
+        raise
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError, BadZipFile) as error:
         raise ValueError(f"'{checkpoint}' is damaged ({error}). Remove it to begin {key} again.") from error
     if isinstance(learner, OffPolicyAlgorithm) and isinstance(learner.replay_buffer, FaceReplayBuffer):

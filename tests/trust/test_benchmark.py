@@ -18,6 +18,7 @@ from face_align_env.agents.benchmark.arena import LRN_FILE
 from face_align_env.agents.benchmark.run import benchmark
 from face_align_env.agents.benchmark.settings import BenchmarkSettings, TrialKey
 from face_align_env.agents.benchmark.trial import is_complete, run_trial, trial_folder
+from face_align_env.agents.common.trust import UntrustedFileError
 from face_align_env.pretrain.recipes import Data
 from stable_baselines3 import SAC
 
@@ -110,12 +111,21 @@ def test_a_checkpoint_that_is_cut_off_is_none(begun: Path, monkeypatch: pytest.M
     assert not list(own.glob(".checkpoint*")), "what the killed one has left is gone"
 
 
-@pytest.mark.parametrize("name", ["model.zip", "replay_buffer.pkl", "state.json"])
-def test_a_damaged_checkpoint_is_named(begun: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("model.zip", UntrustedFileError, "may hold code, and no training of yours has written it as it is"),
+        ("replay_buffer.pkl", UntrustedFileError, "remove it"),
+        ("state.json", ValueError, "checkpoint-48' is damaged .*Remove it to begin sac from features, seed 0 again"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(
+    begun: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: type[Exception], message: str
+) -> None:
     train_until(monkeypatch, begun, "write_faces", kill)
     path = trial_folder(begun, KEY) / "checkpoint-48" / name
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(ValueError, match=r"checkpoint-48' is damaged .*Remove it to begin sac from features, seed 0"):
+    with pytest.raises(error, match=message):
         run_trial(begun, KEY)
 
 
