@@ -92,7 +92,8 @@ def toy_dataset() -> Callable[..., ToyFaces]:
 
 @pytest.fixture(scope="session", autouse=True)
 def prepared_faces_apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests keep prepared faces in a folder of their own, not in the user's."""
+    """Tests keep prepared faces, and the key that signs models, in folders of their own, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FACE_ALIGN_CACHE", str(tmp_path_factory.mktemp("prepared")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
