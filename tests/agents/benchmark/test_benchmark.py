@@ -66,13 +66,11 @@ def still(observation):
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with somebody's own algorithms; other processes find this project from there."""
+    """A working directory with somebody's own algorithms."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own.py").write_text(OWN)
     sys.modules.pop("own", None)
-    root = str(Path(__file__).parents[2])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
     return tmp_path
 
 
