@@ -37,7 +37,7 @@ def micro_run(tmp_path: Path, new_lrn: Callable[..., LRN]) -> Path:
     for seed, path in enumerate((RunFolder(folder).agent, RunFolder(folder).policy, RunFolder(folder).cascade(8))):
         new_lrn(seed, 10).save(path)
     new_lrn(3, 10).save(RunFolder(folder).cascade(2, from_mean=True), {"mean_shape": (mean_shape + 5).tolist()})
-    RunConfig(DATA, "tiny", alpha_2=3.0).write(folder)
+    RunConfig(DATA, preset="tiny", alpha_2=3.0).write(folder)
     return folder
 
 
@@ -71,7 +71,7 @@ def test_each_method_has_its_own_policy_start_and_length(micro_run: Path) -> Non
 @pytest.mark.parametrize(("termination", "ended"), [("blind", 1), ("oracle", 10), ("limit", 10), (None, 1)])
 def test_termination_is_that_of_the_environment(micro_run: Path, termination: str | None, ended: int) -> None:
     (micro_run / "config.json").unlink()
-    RunConfig(DATA, "tiny", alpha_2=1000.0).write(micro_run)  # any step is small
+    RunConfig(DATA, preset="tiny", alpha_2=1000.0).write(micro_run)  # any step is small
     rollout = play(micro_run, termination=termination).rollout
     assert rollout.lengths.item() == ended
     assert not rollout.successes.any(), "an untrained policy finds no face, whoever ends its episode"
