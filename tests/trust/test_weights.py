@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.networks.weights import FORMAT, WeightsError, save_weights
+
+EXAMPLES = int(os.environ.get("FACE_ALIGN_TRUST_EXAMPLES", "1"))
 
 SMALL = LRNConfig(num_landmarks=19, encoder=((4, 10, 10, 1),), bottleneck=4, hidden=16)
 
@@ -88,7 +91,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_mutated_file_loads_whole_or_is_refused(data: st.DataObject, whole: bytes, tmp_path: Path) -> None:
     """Bytes are overwritten in the header, where a crash would come from; what loads has finite weights."""
