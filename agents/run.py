@@ -141,6 +141,7 @@ class _Work:
             config.views,
             jitter=config.start_jitter,
             visited=config.visited_states if stage.from_gen else None,
+            init=config.lrn_init if stage.from_gen else None,
         )
 
     def _train_dcrn(self) -> None:

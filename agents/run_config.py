@@ -31,6 +31,7 @@ class RunConfig(DCRNTraining):
     :param jitter: how GEN's x_0 is moved for the cascades as KEY=VALUE (shift=0, scale, rotation); repeat for more
     :param visited: faces that GEN's cascades roll forward before the trained iterations, as KEY=VALUE (share=0.6,
         depth=8); repeat for more. share=0: none
+    :param lrn_init: weights of an LRN, or of a release, that GEN's cascades are fine-tuned from; default: fresh weights
     """
 
     preset: str = setting("compact")
@@ -39,6 +40,7 @@ class RunConfig(DCRNTraining):
     lrn_epochs: int | None = setting(least=1)
     jitter: dict[str, float] | None = setting()
     visited: dict[str, float] | None = setting()
+    lrn_init: str | None = setting()
 
     @property
     def start_jitter(self) -> StartJitter:

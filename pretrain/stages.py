@@ -92,6 +92,7 @@ def pretrain_lrn(
     action_limit: float | None = None,
     jitter: StartJitter | None = None,
     visited: VisitedStates | None = None,
+    init: str | os.PathLike[str] | None = None,
 ) -> float:
     """Train LRN as a cascade of a fixed number of iterations; its weights are ``folder/weights.safetensors``.
 
@@ -102,6 +103,7 @@ def pretrain_lrn(
     :param jitter: how GEN's x_0 is moved; None: as :class:`StartJitter` does by default
     :param visited: where the m iterations begin in training; None: as :class:`VisitedStates` does by default with a
         GEN, at x_0 without one
+    :param init: weights of an LRN, or of a release, which the training starts from (fine-tuning); None: fresh ones
     :return: NME on the test split, a fraction
     """
     train = faces("train", CROP_SIZE)
@@ -123,7 +125,15 @@ def pretrain_lrn(
             )
     if visited is not None and visited.share == 0:
         visited = None
-    objective = CascadeObjective(LRN(network), start, iterations, jitter, visited)
+    lrn = LRN(network)
+    if init is not None:
+        lrn = LRN.load(init)
+        if lrn.config != network:
+            raise ValueError(
+                f"The LRN in '{os.fspath(init)}' is not that of preset '{preset}' with {network.num_landmarks} "
+                f"landmarks: {lrn.config} there, {network} here. Take weights of the same preset and landmarks."
+            )
+    objective = CascadeObjective(lrn, start, iterations, jitter, visited)
     notes = {
         "dataset": prepared.dataset.name,
         "preset": preset,
@@ -134,6 +144,7 @@ def pretrain_lrn(
         "iterations": iterations,
         "jitter": None if jitter is None else asdict(jitter),
         "visited": None if visited is None else asdict(visited),
+        "init_sha256": None if init is None else file_digest(init),
         "mean_shape": prepared.mean_shape().tolist(),
     }
     title = f"LRN-{iterations}" if gen is None else f"GEN-LRN{iterations}"

@@ -87,6 +87,7 @@ def pretrain_lrn(
         settings.views,
         jitter=settings.start_jitter,
         visited=settings.visited_states,
+        init=settings.init,
     )
     _report(error, output / WEIGHTS, as_json)
 

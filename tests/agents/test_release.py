@@ -105,14 +105,19 @@ def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
         "augmentation": {"shift": 0.02, "blur": 0},
         "jitter": {"scale": 0},
         "visited": {"depth": 4},
+        "lrn_init": "weights/older.safetensors",
     }
     changed = replace(CONFIG, seed=4, alpha_2=2.0, agent=agent, environment={"reward": "dense"}, **ranges)
     words = shlex.split(describe_command(changed, load_dataset("synthetic", "train", None, 29, size=12)))
     assert words[8:] == shlex.split(
         "--seed 4 --agent paper --set noise=2 --alpha-2 2.0 --env reward=dense --augmentation shift=0.02 "
-        "--augmentation blur=0 --preset tiny --gen-epochs 3 --jitter scale=0 --visited depth=4"
+        "--augmentation blur=0 --preset tiny --gen-epochs 3 --jitter scale=0 --visited depth=4 "
+        "--lrn-init path/to/older.safetensors"
     )
-    sentences = "Random views: shift 0.02, blur 0. Moves of x_0: scale 0. Visited states: depth 4."
+    sentences = (
+        "Random views: shift 0.02, blur 0. Moves of x_0: scale 0. Visited states: depth 4. "
+        "LRN was fine-tuned from older.safetensors."
+    )
     assert sentences in describe_recipe(changed)
     assert "Random views" not in describe_recipe(CONFIG)
 

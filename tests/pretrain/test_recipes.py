@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from face_align_env.pretrain import recipes
 from face_align_env.pretrain.loop import make_fabric
 from face_align_env.pretrain.recipes import RECIPES, Data, TrainingConfig, recipe
@@ -16,7 +18,7 @@ from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
-from face_align_env.networks.weights import load_weights
+from face_align_env.networks.weights import file_digest, load_weights
 
 CONFIG = TrainingConfig(epochs=1, batch_size=4)
 
@@ -77,6 +79,22 @@ def test_gen_then_lrn_from_gen_and_from_the_mean(faces: FacesOnDevice, tmp_path:
 
     with pytest.raises(ValueError, match="iterations: 2 before, 3 now"):
         pretrain_lrn(faces, "micro", CONFIG, tmp_path / "lrn-mean", fabric, None, iterations=3, action_limit=16.0)
+
+
+def test_lrn_is_fine_tuned_from_given_weights(faces: FacesOnDevice, tmp_path: Path) -> None:
+    fabric, older = make_fabric("cpu"), tmp_path / "older.safetensors"
+    LRN(lrn_network.preset("micro", 68)).save(older)
+    still = replace(CONFIG, learning_rate=1e-12)
+    pretrain_lrn(faces, "micro", still, tmp_path / "tuned", fabric, None, iterations=1, init=older)
+    _, weights, notes = load_weights(tmp_path / "tuned" / "weights.safetensors", "lrn")
+    for name, tensor in load_weights(older, "lrn")[1].items():
+        torch.testing.assert_close(weights[name], tensor)
+    assert notes["init_sha256"] == file_digest(older)
+    with pytest.raises(ValueError, match=r"init_sha256: .* before, None now"):
+        pretrain_lrn(faces, "micro", still, tmp_path / "tuned", fabric, None, iterations=1)
+    LRN(LRNConfig(encoder=((4, 10, 10, 1),), bottleneck=8)).save(older)
+    with pytest.raises(ValueError, match="is not that of preset 'micro' with 68 landmarks"):
+        pretrain_lrn(faces, "micro", still, tmp_path / "wider", fabric, None, iterations=1, init=older)
 
 
 def test_gen_of_another_scheme_is_an_error(faces: FacesOnDevice, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GENConfig
 from face_align_env.networks.lrn import LRNConfig
+from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import FaceSource
 
 METHODS = ["GEN", "LRN-2", "LRN-4", "LRN-8", "GEN-LRN4", "GEN-LRN8", "LRN+Eq.3", "DCRN"]
@@ -236,6 +237,12 @@ def test_ranges_of_the_training_are_options(here: Path) -> None:
     settings = load_checkpoint(here / "lrn" / CHECKPOINT)["identity"]
     assert settings["jitter"]["shift"] == 0
     assert settings["visited"] == {"share": 0.6, "depth": 2}
+    assert settings["init_sha256"] is None
+    call(
+        "pretrain", "lrn", *common, "--gen", weights, *chosen, "--init", "lrn/weights.safetensors", "--output", "tuned"
+    )
+    settings = load_checkpoint(here / "tuned" / CHECKPOINT)["identity"]
+    assert settings["init_sha256"] == file_digest(here / "lrn" / "weights.safetensors")
 
 
 def test_ranges_of_a_run_are_those_of_every_stage(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
