@@ -21,11 +21,12 @@ def check_number(
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}.")
-    if not (above < value and least <= value <= most):
+    found = float(value)
+    if not (above < found and least <= found <= most):
         bounds = {"above": above, "at least": least, "at most": most}
         wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
         raise ValueError(f"{name} must be {wanted}, got {value!r}.")
-    return float(value)
+    return found
 
 
 def check_integer(name: str, value: Any, least: int) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Observation = dict[str, npt.NDArray[Any]]
 
 
-class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):  # type: ignore[misc]
+class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     """
     ## Description
 

@@ -195,7 +195,8 @@ class EpisodeBatch:
         if parameters.reward == "shaped":
             gamma, scale = parameters.shaping_gamma, parameters.shaping_scale
             rewards = rewards + mdp.shaping(nme_before, nme_after, ended, gamma, scale)
-        return rewards - parameters.iteration_cost
+        paid: npt.NDArray[np.float64] = rewards - parameters.iteration_cost
+        return paid
 
     def observations(self, slots: Slots = ALL, out: npt.NDArray[np.uint8] | None = None) -> dict[str, npt.NDArray[Any]]:
         """s_t of each slot: ``patches`` (M, K, p, p, 3) uint8, ``history`` (M, 512) float32, perhaps ``time_left``.

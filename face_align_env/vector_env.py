@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 Observation = dict[str, npt.NDArray[Any]]
 
 
-class FaceAlignVectorEnv(  # type: ignore[misc]
-    SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.float32], npt.NDArray[Any]]
-):
+class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.float32], npt.NDArray[Any]]):
     """N episodes of :class:`~face_align_env.env.FaceAlignEnv` as one batch; keywords, spaces and rules are the same.
 
     Slot j has its own generator and its own order of faces: after ``reset(seed=s)`` it plays exactly what a single
@@ -303,7 +301,7 @@ class FaceAlignVectorEnv(  # type: ignore[misc]
     def _begin(self, mask: npt.NDArray[np.bool_], indices: Sequence[Any] | None = None) -> None:
         """Begin the next episode in each slot of ``mask``."""
         slots = np.flatnonzero(mask)
-        drawn = [self._orders[j].draw(self._rngs[j], None if indices is None else indices[j]) for j in slots]
+        drawn = [self._orders[j].draw(self._rngs[j], None if indices is None else indices[j]) for j in slots.tolist()]
         self.episodes.begin(slots, *zip(*drawn, strict=True))
         self._ended = self._ended & ~mask
 

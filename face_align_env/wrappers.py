@@ -48,5 +48,5 @@ class LearnedHistory(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         :raises ValueError: when the shape differs, or there is a NaN
         """
         a, d_next = np.split(valid_actions(action, self._space), [-HISTORY_SIZE])
-        observation, *outcome = self.env.step(a)
-        return {**observation, "history": d_next}, *outcome
+        observation, reward, terminated, truncated, info = self.env.step(a)
+        return {**observation, "history": d_next}, reward, terminated, truncated, info

@@ -104,5 +104,5 @@ def _decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> int:
     total = 0
     for name in sorted(tensors):
-        total = zlib.crc32(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()), total)
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
     return total
