@@ -1,9 +1,8 @@
 """Random views of prepared faces, for training: rotation, scale, shift, mirror, brightness, contrast, blur.
 
 Parameters are drawn with NumPy (few numbers, the same on every device), and one matrix says where a view takes its
-pixels from. Two interpolators follow it: OpenCV's for images in main memory, where it is several times faster than
-torch's, and torch's for a batch on an accelerator. Everything on the CPU (environment, replay buffer, training) sees
-the same pixels; those of an accelerator differ by rounding, see :func:`warp`.
+pixels from. Here OpenCV follows it, for images in main memory: environment, replay buffer and training on the CPU see
+the same pixels. For a batch on an accelerator torch does (``face_align_env.pretrain.warping``).
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from face_align_env.crops import CONTEXT, CROP_SIZE, invert_transform, transform_points
 from face_align_env.landmarks import LandmarkScheme
@@ -129,27 +126,10 @@ def sampling_matrices(views: Views, size: int) -> npt.NDArray[np.float64]:
     return np.concatenate([linear, offset[..., None]], axis=-1)
 
 
-def _blurs(views: Views, size: int) -> npt.NDArray[np.float64]:
+def blur_sigmas(views: Views, size: int) -> npt.NDArray[np.float64]:
     """(N,) standard deviations in pixels of crops of ``size`` pixels; 0 where it would not be seen."""
     sigmas = views.blurs * (size / CROP_SIZE)
     return np.where(sigmas < _LEAST_BLUR, 0.0, sigmas)
-
-
-def _smooth(images: Tensor, sigmas: npt.NDArray[np.float64]) -> Tensor:
-    """(N, 3, S, S) images, each smoothed by its own Gaussian; one convolution along each axis for all of them."""
-    n, channels, side, _ = images.shape
-    # Each kernel ends where OpenCV's does, so that a face does not depend on its batch.
-    radii = np.round(6 * sigmas + 1).astype(np.int64) // 2
-    radius = int(radii.max())
-    places = np.arange(-radius, radius + 1)
-    taps = np.exp(-0.5 * (places / sigmas[:, None]) ** 2) * (np.abs(places) <= radii[:, None])
-    taps = (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32).repeat(channels, axis=0)
-    kernels = to_device(taps, images.device)[:, None]
-    flat = images.reshape(1, n * channels, side, side)
-    for kernel, border in ((kernels[:, :, None], (radius, radius, 0, 0)), (kernels[..., None], (0, 0, radius, radius))):
-        padded = torch.nn.functional.pad(flat, border, mode="replicate")
-        flat = torch.nn.functional.conv2d(padded, kernel, groups=n * channels)
-    return flat.view_as(images)
 
 
 def warp_images(
@@ -158,7 +138,7 @@ def warp_images(
     size: int = CROP_SIZE,
     out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Changed crops out of prepared faces in main memory: :func:`warp` for NumPy arrays.
+    """Changed crops out of prepared faces in main memory.
 
     The pixels of a face depend on its context and its view alone.
 
@@ -170,7 +150,7 @@ def warp_images(
     """
     import cv2
 
-    matrices, sigmas = sampling_matrices(views, size), _blurs(views, size)
+    matrices, sigmas = sampling_matrices(views, size), blur_sigmas(views, size)
     levels = np.arange(256) - 127.5
     lit = levels * views.gains[:, None] + (127.5 + 0.5 + views.offsets)[:, None]
     tables = lit.clip(0, 255).astype(np.uint8)  # of each view: what becomes of a grey level
@@ -192,63 +172,3 @@ def warp_images(
 
     share(make, len(contexts), crops.size // 3 // _WORTH_A_THREAD)
     return crops
-
-
-def warp_tensors(contexts: Tensor, views: Views, size: int = CROP_SIZE) -> Tensor:
-    """Changed crops out of prepared faces on any device: :func:`warp` as torch does it.
-
-    :param contexts: (N, S, S, 3) uint8
-    :param views: N views
-    :param size: side of the crops to make, pixels
-    :return: (N, size, size, 3) uint8 on the same device
-    """
-    # grid_sample's coordinates go from -1 to 1 over the context.
-    matrices = 2 / (contexts.shape[1] - 1) * sampling_matrices(views, size)
-    matrices[..., 2] -= 1
-    # (v - 127.5) gain + 127.5 + offset, and one half to round when the fraction is cut off
-    lifts = 127.5 * (1 - views.gains) + views.offsets + 0.5
-    parameters = np.column_stack([matrices.reshape(-1, 6), views.gains, lifts]).astype(np.float32)
-    on_device = to_device(parameters, contexts.device)
-    to_grid, light = on_device[:, :6].view(-1, 1, 1, 2, 3), on_device[:, 6:].view(-1, 1, 1, 1, 2)
-    # Element by element, for the result of a face must not depend on its batch.
-    axis = torch.arange(size, dtype=torch.float32, device=contexts.device)[:, None]
-    grid = to_grid[..., 0] * axis + (to_grid[..., 1] * axis[:, None] + to_grid[..., 2])
-    images = contexts.permute(0, 3, 1, 2).float()
-    sampled = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=True)
-    sigmas = _blurs(views, size)
-    if sigmas.any():
-        blurred = np.flatnonzero(sigmas)
-        rows = to_device(blurred, contexts.device)
-        sampled[rows] = _smooth(sampled[rows], sigmas[blurred])
-    lit = sampled.mul_(light[..., 0]).add_(light[..., 1]).clamp_(0, 255)
-    return lit.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
-
-
-def warp(contexts: Tensor, views: Views, size: int = CROP_SIZE, faces: npt.NDArray[np.int64] | None = None) -> Tensor:
-    """Changed crops out of prepared faces.
-
-    :func:`warp_images` makes them on the CPU, :func:`warp_tensors` elsewhere. The former rounds the sampled places to
-    1/32 of a pixel, and grey levels twice, after the interpolation and after the change of the light. On faces the two
-    differ by less than half a grey level in the mean, and in less than a thousandth by more than two; between black
-    and white pixels side by side the difference can reach twelve.
-
-    :param contexts: (M, S, S, 3) uint8: crops with their context (see :class:`~.prepared.PreparedFaces`), at any
-        resolution
-    :param views: N views
-    :param size: side of the crops to make, pixels; S is this plus the context, at the same resolution
-    :param faces: (N,) which of the M faces; None: all of them
-    :return: (N, size, size, 3) uint8 on the same device
-    """
-    if contexts.device.type == "cpu":
-        images = contexts.numpy()
-        chosen = [images[i] for i in (range(len(images)) if faces is None else faces)]
-        return torch.from_numpy(warp_images(chosen, views, size))
-    if faces is not None:
-        contexts = contexts[to_device(faces, contexts.device)]
-    return warp_tensors(contexts, views, size)
-
-
-def to_device(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    """A small array on a device; to a GPU the copy is queued, so that nobody waits for what was queued before."""
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from face_align_env.datasets._matlab import MatFile, find_file, open_mat
 from face_align_env.datasets.base import (
     Annotation,
     BadFaceError,
@@ -21,10 +20,17 @@ from face_align_env.datasets.base import (
     read_image,
     read_image_size,
 )
+from face_align_env.datasets.matlab import find_file, read_mat
 from face_align_env.datasets.pts import find_folder
 
 _MAT = "AFLWinfo_release.mat"
 _POINTS = 19
+# variable -> number of columns, and what they are
+_MATRICES = {
+    "data": (2 * _POINTS, "19 x and 19 y"),
+    "mask_new": (_POINTS, "a flag for each landmark"),
+    "bbox": (4, "x_min, x_max, y_min and y_max"),
+}
 # The official tree, and root in it at any height; the images themselves are in 0, 2 and 3.
 _IMAGE_FOLDERS = ("aflw/data/flickr", "data/flickr", "flickr")
 _CURE = "Get the file again."
@@ -99,11 +105,9 @@ class AFLW(FaceDataset):
             )
         self._path, self._folder = path, folder
 
-        file = open_mat(path)
-        names = [name.strip().replace("\\", "/") for name in file.strings("nameList")]
-        points = _read_matrix(file, "data", len(names), 2 * _POINTS, "19 x and 19 y")
-        mask = _read_matrix(file, "mask_new", len(names), _POINTS, "a flag for each landmark")
-        bounds = _read_matrix(file, "bbox", len(names), 4, "x_min, x_max, y_min and y_max")
+        found = read_mat(path, {"nameList": "strings", **dict.fromkeys((*_MATRICES, "ra"), "matrix")})
+        names = [name.strip().replace("\\", "/") for name in found["nameList"]]
+        points, mask, bounds = (_checked(path, found, name, len(names)) for name in _MATRICES)
         with np.errstate(over="ignore"):  # what counts is finite in float32, in which it is given out
             shapes = np.stack(np.split(points, 2, axis=1), axis=-1).astype(np.float32)
             boxes = bounds[:, [0, 2, 1, 3]].astype(np.float32)
@@ -112,7 +116,7 @@ class AFLW(FaceDataset):
         visible = annotated & flagged
         counted = visible if count == "visible" else annotated
 
-        order = _read_order(file, len(names))
+        order = _order(path, found["ra"].ravel(), len(names))
         rows = order[: self._NUM_TRAIN] if split == "train" else order[self._NUM_TRAIN :]
         if split == "frontal":
             rows = rows[np.all(flagged, axis=1)[rows]]
@@ -236,22 +240,22 @@ def _lower_suffix(name: str) -> str:
     return stem + suffix.lower()
 
 
-def _read_matrix(file: MatFile, name: str, rows: int, columns: int, meaning: str) -> npt.NDArray[np.float64]:
-    values = file.array(name)
+def _checked(path: Path, found: dict[str, Any], name: str, rows: int) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = found[name]
+    columns, meaning = _MATRICES[name]
     if values.shape != (rows, columns):
         raise BadFaceError(
-            f"'{file.path}': '{name}' is {values.shape[0]} x {values.shape[1]}, expected {rows} x {columns}: a row "
+            f"'{path}': '{name}' is {values.shape[0]} x {values.shape[1]}, expected {rows} x {columns}: a row "
             f"for each of the {rows} names in 'nameList', {meaning}. {_CURE}"
         )
     return values
 
 
-def _read_order(file: MatFile, rows: int) -> npt.NDArray[np.int64]:
+def _order(path: Path, values: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.int64]:
     """(N,) the rows in the order of the protocol, from 0 (the file counts from 1)."""
-    values = file.array("ra").ravel()
     if not np.array_equal(np.sort(values), np.arange(1, rows + 1)):
         raise BadFaceError(
-            f"'{file.path}': 'ra' is no permutation of 1 to {rows} ({len(values)} numbers): it cannot tell the "
+            f"'{path}': 'ra' is no permutation of 1 to {rows} ({len(values)} numbers): it cannot tell the "
             f"splits. {_CURE}"
         )
     return values.astype(np.int64) - 1

@@ -17,6 +17,10 @@ import numpy.typing as npt
 
 from face_align_env.landmarks import LandmarkScheme, get_scheme
 
+# What Pillow may open an image as: without a list it goes by the contents alone, and runs Ghostscript on PostScript.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_PIXELS = 1 << 26  # of an image; decoded, that many take 200 MB
+
 
 class DatasetNotFoundError(FileNotFoundError):
     """The data is not where it was looked for; the message says where to get it."""
@@ -233,27 +237,41 @@ def find_root(dataset: type[FaceDataset], root: str | os.PathLike[str] | None) -
 
 @contextmanager
 def _open_image(path: Path) -> Iterator[Any]:
-    """A Pillow image; whatever Pillow meets in a bad file is a :class:`BadFaceError` that names it."""
+    """A Pillow image of an allowed format and size; what is wrong with it is a :class:`BadFaceError` that names it."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise _too_large(path, f"{width} x {height} pixels")
             yield image
+    except BadFaceError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, "far too many pixels") from error
     except FileNotFoundError as error:
         raise BadFaceError(f"The image '{path}' is missing. Restore it from the dataset.") from error
     except UnidentifiedImageError as error:
-        raise BadFaceError(f"'{path}' is no image ({path.stat().st_size} bytes). Get it again.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadFaceError(
+            f"'{path}' is no image ({path.stat().st_size} bytes; {', '.join(IMAGE_FORMATS)} are read). Get it again."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         # Pillow's decoders raise all of these for a file that is cut short or damaged.
         raise BadFaceError(f"Cannot read the image '{path}': {error}. Get it again.") from error
 
 
+def _too_large(path: Path, size: str) -> BadFaceError:
+    return BadFaceError(f"'{path}' has {size}; at most {MAX_PIXELS / 1e6:.0f} million are read. Make it smaller.")
+
+
 def read_image(path: Path, upright: bool = False) -> npt.NDArray[np.uint8]:
-    """Read an image file as (H, W, 3) uint8 RGB; the path may hold any characters.
+    """Read an image file as (H, W, 3) uint8 RGB; the path may hold any characters. Of a GIF, the first frame.
 
     :param upright: turn the picture as its EXIF orientation says. Photos want that; datasets do not: they were
         annotated on the pixels as they are stored
-    :raises BadFaceError: when the file is missing, empty, cut short or not an image
+    :raises BadFaceError: when the file is missing, empty, cut short, not an image of :data:`IMAGE_FORMATS`, or has more
+        than :data:`MAX_PIXELS` pixels, which is found out before it is decoded
     """
     from PIL import ImageOps
 
@@ -268,7 +286,7 @@ def read_image(path: Path, upright: bool = False) -> npt.NDArray[np.uint8]:
 def read_image_size(path: Path) -> tuple[int, int]:
     """Width and height of an image file, from its header.
 
-    :raises BadFaceError: when the file is missing, empty or not an image
+    :raises BadFaceError: as :func:`read_image`, as far as the header tells
     """
     with _open_image(path) as image:
         size: tuple[int, int] = image.size

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from face_align_env.datasets._matlab import find_file, open_mat
 from face_align_env.datasets.base import (
     Annotation,
     Archive,
@@ -19,6 +18,7 @@ from face_align_env.datasets.base import (
     files_digest,
     find_root,
 )
+from face_align_env.datasets.matlab import CellImages, find_file, read_mat
 
 # split -> its variables: images, points, boxes
 _VARIABLES = {"train": ("IsTr", "phisTr", "bboxesTr"), "test": ("IsT", "phisT", "bboxesT")}
@@ -76,11 +76,11 @@ class COFW(FaceDataset):
                 f"'{self._root}' and the folders within it hold neither {names[0]} nor {names[1]}. {self.how_to_get}"
             )
         self._path = path
-        file = open_mat(path)
         images, points, boxes = _VARIABLES[split]
-        self._images = file.images(images)
-        self._landmarks, self._visible = _read_points(path, points, file.array(points), len(self._images))
-        self._boxes = _read_boxes(path, boxes, file.array(boxes), len(self._images))
+        found = read_mat(path, {images: "images", points: "matrix", boxes: "matrix"})
+        self._images: CellImages = found[images]
+        self._landmarks, self._visible = _read_points(path, points, found[points], len(self._images))
+        self._boxes = _read_boxes(path, boxes, found[boxes], len(self._images))
         self.warn_if_incomplete()
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from face_align_env.datasets.base import (
     files_digest,
     find_root,
 )
+from face_align_env.datasets.matlab import read_mat
 from face_align_env.datasets.pts import PairedFaces, PtsPair, find_folder, find_pairs
 
 # folder -> number of images that the protocol has there
@@ -151,20 +152,16 @@ def _box_files(root: Path, folders: tuple[str, ...]) -> list[Path]:
 
 def _read_boxes(paths: list[Path], folders: tuple[str, ...]) -> dict[str, npt.NDArray[np.float32]]:
     """The detector's box of each id: (4,) float32, x0, y0, x1, y1, from 0 (the files count from 1)."""
-    import scipy.io
-
     boxes = {}
     for path, folder in zip(paths, folders, strict=False):  # no paths: nothing to read
-        try:
-            cells = scipy.io.loadmat(path, variable_names=["bounding_boxes"])["bounding_boxes"]
-            for cell in cells.ravel():
-                entry = cell[0, 0]
-                # By stem: the same image is .png in one copy of the dataset and .jpg in another.
-                stem = os.path.splitext(str(entry["imgName"].item()))[0]
-                boxes[f"{folder}/{stem}"] = entry["bb_detector"].astype(np.float64).reshape(4) - 1.0
-        except Exception as error:  # loadmat raises whatever its parser meets
-            raise BadFaceError(
-                f"'{path}' is not a file of 300W boxes ({type(error).__name__}: {error}). Restore it, or "
-                "take boxes='landmarks'."
-            ) from error
-    return {name: box.astype(np.float32) for name, box in boxes.items()}
+        for row, cell in enumerate(read_mat(path, {"bounding_boxes": "records"})["bounding_boxes"], 1):
+            name, box = cell.get("imgName"), np.ravel(cell.get("bb_detector"))
+            sound = isinstance(name, str) and box.dtype.kind in "fiu" and box.shape == (4,) and np.isfinite(box).all()
+            if not sound:
+                raise BadFaceError(
+                    f"'{path}' is not a file of 300W boxes: its cell {row} (from 1) has no name of an image, or no "
+                    "four numbers as detector's box. Restore it, or take boxes='landmarks'."
+                )
+            # By stem: the same image is .png in one copy of the dataset and .jpg in another.
+            boxes[f"{folder}/{os.path.splitext(name)[0]}"] = (box.astype(np.float64) - 1).astype(np.float32)
+    return boxes

@@ -25,8 +25,8 @@ from writers.images import cut_short, write_image
 from writers.support import real_root
 
 from face_align_env.datasets import BadFaceError, DatasetNotFoundError, load_dataset
-from face_align_env.datasets._matlab import open_mat
 from face_align_env.datasets.aflw import AFLW
+from face_align_env.datasets.matlab import read_mat
 from face_align_env.datasets.verification import verify
 from face_align_env.landmarks import SCHEME_19
 
@@ -380,7 +380,7 @@ def test_the_official_annotation_has_the_protocols_counts(tmp_path, real_protoco
     """All of its faces, over images that are there by name only: an annotation does not need them."""
     info = real_root("aflw") / MAT
     (tmp_path / MAT).symlink_to(info)
-    for name in open_mat(info).strings("nameList"):
+    for name in read_mat(info, {"nameList": "strings"})["nameList"]:
         path = tmp_path / "aflw/data/flickr" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
