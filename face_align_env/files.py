@@ -3,21 +3,59 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
+import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_swept: set[Path] = set()  # folders in which this process has looked for leftovers
+
+
+def temporary_path(path: Path) -> Path:
+    """A name beside ``path`` that says which process uses it, so that :func:`remove_leftovers` can tell."""
+    return path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that killed processes of this machine have left in a folder."""
+    mark = re.compile(rf"\..*\.{re.escape(platform.node())}-(\d+)(\.\w+)+")
+    for entry in folder.iterdir():
+        if (match := mark.fullmatch(entry.name)) and not _is_alive(int(match[1])):
+            with contextlib.suppress(OSError):  # another process is faster, or may not
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":
+        return True  # os.kill would end it
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
+
 
 def atomic_path(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """The path to write to first, and the final one to rename it to; makes the folder."""
+    """The path to write to first, and the final one to rename it to, see :func:`replacing`.
+
+    Makes the folder; the first time, what killed processes have left in it is removed.
+    """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    return final.with_name(f".{final.name}.{os.getpid()}.tmp"), final
+    if (folder := final.parent.absolute()) not in _swept:
+        _swept.add(folder)
+        remove_leftovers(folder)
+    return temporary_path(final), final
 
 
 @contextlib.contextmanager
@@ -26,16 +64,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Without the disk's own word (fsync) a power failure after the renaming may leave an empty file under that name.
 
-    :raises OSError: when it cannot be written
+    :raises OSError: when it cannot be written; the message names the file
     """
-    temporary, final = atomic_path(path)
+    try:
+        temporary, final = atomic_path(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     try:
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, final)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):  # not of this file
+            raise
+        raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: str | os.PathLike[str], error: OSError) -> OSError:
+    """The same error with the name of the file that was to be written, and a cure."""
+    cure = "make room or choose another place" if error.errno in _FULL else "choose another place"
+    return OSError(error.errno, f"Cannot write the file ({error.strerror}): {cure}", os.fspath(path))
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -50,7 +101,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_json(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
     """Write a JSON file, complete or not at all.
 
-    :raises OSError: when it cannot be written
+    :raises OSError: as :func:`write_bytes`
     """
     write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
 

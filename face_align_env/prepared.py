@@ -16,6 +16,7 @@ import numpy.typing as npt
 from face_align_env.crops import CONTEXT, CROP_SIZE, MARGIN, crop_transform, cut, transform_points
 from face_align_env.datasets import FaceDataset
 from face_align_env.metrics import normalizing_distance
+from face_align_env.processes import end_with_parent
 from face_align_env.progress import Progress
 from face_align_env.store import cache_folder, load_annotations, open_contexts
 from face_align_env.threads import share
@@ -141,8 +142,8 @@ class PreparedFaces:
         store = self._stores[0] if len(self._stores) == 1 else None
         if store is None:
             return None
-        for index in Progress(store.absent(), desc=self.title, unit="face", disable=not progress, leave=False):
-            self.context(index)
+        for index in Progress(range(len(store)), desc=self.title, unit="face", disable=not progress, leave=False):
+            self.context(index)  # what is damaged is prepared again, too
         return store.whole()
 
     def absent(self) -> list[int]:
@@ -257,6 +258,7 @@ _worker: PreparedFaces  # of a process of prepare_on_disk
 
 def _begin_work(prepared: PreparedFaces) -> None:
     global _worker
+    end_with_parent()
     _worker = prepared
 
 
@@ -269,7 +271,7 @@ def _work(indices: list[int]) -> int:
 def prepare_on_disk(prepared: PreparedFaces, workers: int = 1, progress: bool = True) -> int:
     """Prepare every face that is not on disk yet, so that all later processes start with them.
 
-    :param workers: processes that share the work
+    :param workers: processes that share the work, and end with this one
     :param progress: show a bar
     :return: how many faces were prepared now
     :raises OSError: they cannot be kept on disk

@@ -1,9 +1,9 @@
 """Prepared faces on disk: read and cut once, then mapped into memory by every process that needs them.
 
 What was prepared is kept under a key made of everything that shapes it: the dataset's fingerprint (its files or
-parameters), the crops' matrices, this package's code for reading and cutting, and the versions of the libraries
-that decode and warp. Another key is another entry; nothing stale is ever read, and ``face-align data clear`` removes
-what is no longer needed.
+parameters), the version of its reader, the crops' matrices, and the versions of the libraries that decode and warp.
+Another key is another entry; nothing stale is ever read, and ``face-align data clear`` removes what is not needed any
+more.
 
 The place is ``$FACE_ALIGN_CACHE``, else ``~/.cache/face-align/prepared``; ``FACE_ALIGN_CACHE=off`` keeps nothing.
 A disk that is full or read-only costs speed and a warning, never a face.
@@ -11,32 +11,32 @@ A disk that is full or read-only costs speed and a warning, never a face.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import json
 import os
 import shutil
-import tempfile
 import warnings
 import zipfile
 import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from face_align_env.crops import CONTEXT, CROP_SIZE, Matrix
 from face_align_env.datasets import FaceDataset
-from face_align_env.files import write_bytes, write_json
+from face_align_env.files import atomic_path, write_bytes, write_json
 
 CONTEXT_SHAPE = (CROP_SIZE + 2 * CONTEXT, CROP_SIZE + 2 * CONTEXT, 3)
 _CONTEXT_BYTES = int(np.prod(CONTEXT_SHAPE))
-_SAMPLED = 509  # one byte in so many; prime, so that it is another column in each row
 _SPARE_BYTES = 1 << 30  # of the disk, left to others
-_CONTEXTS, _CHECKS, _KEY = "contexts.npy", "checks.npy", "key.json"
+_CONTEXTS, _CHECKS, _KEY = "contexts.raw", "checks.raw", "key.json"
+# Of what is kept, and of what makes it beside the readers: raise it when crops.cut or landmarks.to_19_points changes.
+_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +118,9 @@ def _read_annotations(dataset: FaceDataset) -> Annotations:
 class ContextStore:
     """The crops with context of one split in a file that grows as faces are prepared.
 
-    Processes that have it open share its pages and see what the others add. Each crop has a checksum of a sample of
-    every page, compared when a process first reads it, so that what a power cut has lost is prepared again.
+    Processes that have it open share its pages and see what the others add. Each crop has a checksum, compared when a
+    process first reads it: what a power cut or a full disk has lost is prepared again. Files that are removed
+    meanwhile stay those of whoever has them open.
 
     :param folder: as :func:`open_contexts` has made it
     :raises OSError, ValueError: it is not there, or damaged
@@ -127,20 +128,27 @@ class ContextStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._map = np.load(folder / _CONTEXTS, mmap_mode="r")
-        mode: Any = "r+" if os.access(folder / _CHECKS, os.W_OK) else "r"
-        self._checks = np.load(folder / _CHECKS, mmap_mode=mode)
-        if self._map.shape != (len(self._checks), *CONTEXT_SHAPE):
-            raise ValueError(f"'{folder}' holds crops of shape {self._map.shape}.")
-        self._compared = np.zeros(len(self._checks), dtype=np.bool_)
-        self._writable = mode == "r+"
+        self._writable = os.access(folder / _CHECKS, os.W_OK)
+        # The same handles for reading and writing: another process may put other files under these names.
+        mode = "r+b" if self._writable else "rb"
+        with ExitStack() as stack:
+            self._contexts = stack.enter_context((folder / _CONTEXTS).open(mode, buffering=0))
+            self._checks = stack.enter_context((folder / _CHECKS).open(mode, buffering=0))
+            sizes = [os.fstat(file.fileno()).st_size for file in (self._contexts, self._checks)]
+            self._num_faces = sizes[1] // 4
+            if not self._num_faces or sizes != [self._num_faces * _CONTEXT_BYTES, self._num_faces * 4]:
+                raise ValueError(f"'{folder}' holds {sizes[0]} bytes of crops and {sizes[1]} of checksums.")
+            self._map = np.memmap(self._contexts, np.uint8, "r", shape=(self._num_faces, *CONTEXT_SHAPE))
+            self._checksums = np.memmap(self._checks, np.uint32, "r")
+            stack.pop_all()
+        self._compared = np.zeros(self._num_faces, dtype=np.bool_)
 
     def __len__(self) -> int:
-        return len(self._checks)
+        return self._num_faces
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8] | None:
-        """The crop of a face, (352, 352, 3) uint8, not writable; None: not prepared yet."""
-        check = int(self._checks[index])
+        """The crop of a face, (352, 352, 3) uint8, not writable; None: not prepared yet, or damaged."""
+        check = int(self._checksums[index])
         if not check:
             return None
         crop: npt.NDArray[np.uint8] = np.asarray(self._map[index])
@@ -159,35 +167,51 @@ class ContextStore:
             return False
         try:
             # Written, not assigned to the map: a full disk is an exception here, and would kill the process there.
-            with (self.folder / _CONTEXTS).open("r+b", buffering=0) as file:
-                file.seek(self._map.offset + index * _CONTEXT_BYTES)
-                file.write(np.ascontiguousarray(crop).data)
+            data = np.ascontiguousarray(crop)
+            _write_at(self._contexts, index * _CONTEXT_BYTES, data.tobytes())
+            _write_at(self._checks, 4 * index, np.uint32(_checksum(data)).tobytes())
         except OSError as error:
             self._writable = False
             _warn(error)
             return False
-        self._checks[index] = _checksum(crop)
-        self._compared[index] = True
-        return True
+        return self[index] is not None
 
     def absent(self) -> list[int]:
         """The faces that are not prepared yet."""
-        return np.flatnonzero(np.asarray(self._checks) == 0).tolist()
+        return np.flatnonzero(np.asarray(self._checksums) == 0).tolist()
 
     def whole(self) -> npt.NDArray[np.uint8] | None:
-        """All crops, (N, 352, 352, 3) uint8 mapped copy-on-write; None while one is missing."""
-        if self.absent():
+        """All crops, (N, 352, 352, 3) uint8 mapped copy-on-write; None while one is missing or damaged."""
+        if any(self[index] is None for index in range(len(self))):
             return None
-        crops: npt.NDArray[np.uint8] = np.load(self.folder / _CONTEXTS, mmap_mode="c")
-        return crops
+        return np.memmap(self._contexts, np.uint8, "c", shape=(self._num_faces, *CONTEXT_SHAPE))
+
+    def __del__(self) -> None:
+        for file in (getattr(self, "_contexts", None), getattr(self, "_checks", None)):
+            if file is not None:
+                file.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.folder,)
 
 
 def _checksum(crop: npt.NDArray[np.uint8]) -> int:
-    """Of eight bytes of each page of the file: whole pages get lost, and reading all bytes takes ten times as long."""
-    return zlib.adler32(crop.reshape(-1)[::_SAMPLED].tobytes())
+    return zlib.crc32(crop) or 1  # 0 stands for a face that is not prepared yet
+
+
+def _write_at(file: IO[bytes], offset: int, data: bytes) -> None:
+    """Write all of it, at a place in a file.
+
+    :raises OSError: the disk is full; a system call may have written a part then, and says so without an error
+    """
+    left = memoryview(data)
+    while left:
+        if hasattr(os, "pwrite"):
+            written = os.pwrite(file.fileno(), left, offset)  # forked processes share the file's position
+        else:
+            file.seek(offset)
+            written = file.write(left)
+        left, offset = left[written:], offset + written
 
 
 def _reopen(folder: Path) -> ContextStore | None:
@@ -228,13 +252,14 @@ def _make(folder: Path, num_faces: int, key: dict[str, Any]) -> None:
     needed, free = num_faces * _CONTEXT_BYTES, shutil.disk_usage(folder.parent).free
     if free < needed + _SPARE_BYTES:
         raise OSError(f"it takes {needed / 1e9:.1f} GB and '{folder.parent}' has {free / 1e9:.1f} GB left")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary, _ = atomic_path(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
         write_json(temporary / _KEY, key)
-        # Sparse: the disk's blocks are taken as crops are written.
-        np.lib.format.open_memmap(temporary / _CONTEXTS, "w+", np.uint8, (num_faces, *CONTEXT_SHAPE))
-        np.save(temporary / _CHECKS, np.zeros(num_faces, dtype=np.uint32))
-        temporary.chmod(0o755)
+        with (temporary / _CONTEXTS).open("wb") as file:
+            file.truncate(needed)  # sparse: the disk's blocks are taken as crops are written
+        (temporary / _CHECKS).write_bytes(bytes(4 * num_faces))
         try:
             temporary.rename(folder)
         except OSError:
@@ -249,7 +274,16 @@ def _place(dataset: FaceDataset, **more: Any) -> tuple[Path | None, dict[str, An
     root, fingerprint = cache_folder(), dataset.fingerprint()
     if root is None or fingerprint is None:
         return None, {}
-    key = {"format": 2, "dataset": dataset.name, "split": dataset.split, **fingerprint, **more, "made_by": _maker()}
+    readers = [part.reader_version for part in dataset.parts]
+    key = {
+        "format": _FORMAT,
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "readers": readers,
+        **fingerprint,
+        **more,
+    }
+    key["libraries"] = _libraries()
     return root / f"{dataset.name}-{dataset.split}", key
 
 
@@ -257,16 +291,12 @@ def _digest(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@functools.cache
-def _maker() -> dict[str, str]:
-    """What reads and cuts faces: a hash of this package's part in it, and the libraries' versions."""
+def _libraries() -> dict[str, str]:
+    """The versions of what decodes images and warps them."""
     import cv2
     import PIL
 
-    package = Path(__file__).parent
-    sources = [*sorted((package / "datasets").rglob("*.py")), package / "crops.py", package / "landmarks.py"]
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    return {"code": code, "numpy": np.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
+    return {"numpy": np.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
 
 
 def _warn(error: OSError) -> None:

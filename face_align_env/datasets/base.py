@@ -122,6 +122,8 @@ class FaceDataset(ABC, Sequence[Face]):
     :cvar normalizer: default normaliser of Eq. 2 (see :func:`face_align_env.metrics.normalizing_distance`)
     :cvar protocol: number of faces that the published protocol has in each split; empty: there is no protocol
     :cvar generated: whether it is made by this package and needs no files
+    :cvar reader_version: part of the key under which prepared faces are kept on disk: raise it with every change of
+        the reader that changes an image, a box or a landmark
     :cvar archive: what ``face-align data download`` fetches; None: it has to be fetched by hand
     """
 
@@ -136,6 +138,7 @@ class FaceDataset(ABC, Sequence[Face]):
     normalizer: ClassVar[str] = "inter_ocular"
     protocol: ClassVar[Mapping[str, int]] = {}
     archive: ClassVar[Archive | None] = None
+    reader_version: ClassVar[int] = 1
     generated: ClassVar[bool] = False
 
     def __init__(self, split: str, landmarks: int | None = None) -> None:

@@ -149,7 +149,7 @@ def _parts(read: _Read, matrix: Matrix, order: str, depth: int) -> list[Any]:
     if matrix.kind == "struct":
         length = _element(read, at, order)
         names = _element(read, length.end, order)
-        (width,) = struct.unpack(f"{order}i", _data(read, length, matrix.end))
+        width = int.from_bytes(_data(read, length, matrix.end), "little" if order == "<" else "big", signed=True)
         text = _data(read, names, matrix.end)
         if width <= 0 or len(text) % width:
             raise DamagedError(f"the struct at byte {at} has no names")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import platform
 import shutil
 import subprocess
 import sys
@@ -17,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from face_align_env import store
+from face_align_env import files, store
 from face_align_env.datasets import Annotation, BadFaceError, load_dataset
 from face_align_env.datasets.joined import JoinedDataset
+from face_align_env.datasets.synthetic.dataset import SyntheticFaces
 from face_align_env.keywords import Keywords, make_task
 from face_align_env.prepared import PreparedFaces, prepare_on_disk
 
@@ -109,7 +112,10 @@ def test_everything_that_shapes_a_crop_is_in_its_key(
         assert prepare(**options).reads == [0], options
         assert len(folders(cache)) == count
     assert not prepare().reads
-    monkeypatch.setattr(store, "_maker", lambda: {"opencv": "another"})
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_libraries", lambda: {"opencv": "another"})
+        assert prepare().reads == [0]
+    monkeypatch.setattr(kept_faces, "reader_version", 2)
     assert prepare().reads == [0]
 
 
@@ -125,12 +131,12 @@ def test_the_number_of_landmarks_shares_the_crops_and_not_the_annotations(cache:
         assert again.absent() == [0]
 
 
-def test_the_package_that_made_an_entry_is_known_by_its_sources(cache: Path) -> None:
-    assert len(store._maker()["code"]) == 64
+def test_an_entry_says_what_it_was_made_from(cache: Path) -> None:
     PreparedFaces(load_dataset("synthetic", size=1)).context(0)
     key = json.loads((folders(cache)[0] / "key.json").read_text())
-    assert key["made_by"] == store._maker()
     assert (key["dataset"], key["split"], key["size"], key["seed"]) == ("synthetic", "train", 1, 0)
+    assert key["readers"] == [SyntheticFaces.reader_version]
+    assert key["libraries"]["numpy"] == np.__version__
 
 
 def test_joined_datasets_share_the_crops_of_their_parts(cache: Path, kept_faces: Any) -> None:
@@ -222,22 +228,26 @@ def test_prepared_faces_travel_between_processes_without_their_pixels(cache: Pat
 
 
 def damage_pixels(folder: Path) -> None:
-    with (folder / "contexts.npy").open("r+b") as file:
+    with (folder / "contexts.raw").open("r+b") as file:
         file.seek(3 * 4096)
         file.write(b"\0" * 4096)  # a page that was not written before the power went
 
 
-def damage_header(folder: Path) -> None:
-    (folder / "contexts.npy").write_bytes(b"no array")
+def damage_one_byte(folder: Path) -> None:
+    with (folder / "contexts.raw").open("r+b") as file:
+        file.seek(123_457)
+        byte = file.read(1)[0]
+        file.seek(123_457)
+        file.write(bytes([byte ^ 1]))
 
 
 def damage_size(folder: Path) -> None:
-    path = folder / "contexts.npy"
+    path = folder / "contexts.raw"
     path.write_bytes(path.read_bytes()[:1000])
 
 
 def damage_checks(folder: Path) -> None:
-    (folder / "checks.npy").unlink()
+    (folder / "checks.raw").unlink()
 
 
 def damage_annotations(folder: Path) -> None:
@@ -245,7 +255,7 @@ def damage_annotations(folder: Path) -> None:
         path.write_bytes(path.read_bytes()[:-300])
 
 
-@pytest.mark.parametrize("damage", [damage_pixels, damage_header, damage_size, damage_checks, damage_annotations])
+@pytest.mark.parametrize("damage", [damage_pixels, damage_one_byte, damage_size, damage_checks, damage_annotations])
 def test_what_is_damaged_is_prepared_again(cache: Path, kept_faces: Any, damage: Callable[[Path], None]) -> None:
     crop = PreparedFaces(kept_faces()).context(0).copy()
     damage(folders(cache)[0])
@@ -277,8 +287,8 @@ def test_a_disk_that_fills_up_costs_a_warning_and_no_face(
     cache: Path, kept_faces: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = PreparedFaces(kept_faces())
-    folders(cache)[0].joinpath("contexts.npy").unlink()  # opening it to write fails from here on
-    with pytest.warns(UserWarning, match=r"No such file.*prepared anew"):
+    monkeypatch.setattr(os, "pwrite", fill_after(100_000))
+    with pytest.warns(UserWarning, match=r"No space left.*prepared anew"):
         crop = prepared.context(3)
     assert crop.any()
     with warnings.catch_warnings():
@@ -286,6 +296,62 @@ def test_a_disk_that_fills_up_costs_a_warning_and_no_face(
         assert prepared.context(3) is crop, "it is kept in memory instead, and said once"
     with pytest.raises(OSError, match="could not be kept"):
         prepare_on_disk(prepared, progress=False)
+    monkeypatch.undo()
+    monkeypatch.setenv("FACE_ALIGN_CACHE", str(cache))
+    again = PreparedFaces(kept_faces())
+    assert again.absent() == list(range(6)), "what was half written is not there"
+    np.testing.assert_array_equal(again.context(3), crop)
+
+
+def fill_after(num_bytes: int) -> Callable[..., int]:
+    """``os.pwrite`` on a disk with room for so many bytes: the last write is short, the next one an error."""
+    room, real = [num_bytes], os.pwrite
+
+    def write(descriptor: int, data: Any, offset: int) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = real(descriptor, bytes(data)[: room[0]], offset)
+        room[0] -= written
+        return written
+
+    return write
+
+
+def test_what_is_cleared_while_it_is_open_stays_whole_for_who_has_it_open(cache: Path, kept_faces: Any) -> None:
+    first = PreparedFaces(kept_faces())
+    crop = first.context(0).copy()
+    shutil.rmtree(store.entries()[0])
+    second = PreparedFaces(kept_faces())  # makes the files anew, under the same names
+    plain = second.context(1).copy()
+    np.testing.assert_array_equal(first.context(0), crop)
+    np.testing.assert_array_equal(first.context(1), plain)
+    np.testing.assert_array_equal(second.context(0), crop)
+    whole = first.mapped_contexts()
+    assert whole is not None
+    np.testing.assert_array_equal(whole, [second.context(i) for i in range(6)])
+
+
+def test_a_damaged_crop_never_goes_into_the_mapped_array(cache: Path, kept_faces: Any) -> None:
+    expected = np.array(PreparedFaces(kept_faces()).mapped_contexts())
+    for damage in (damage_pixels, damage_one_byte):
+        damage(folders(cache)[0])
+        prepared = PreparedFaces(kept_faces())
+        np.testing.assert_array_equal(prepared.mapped_contexts(), expected)
+        assert prepared.dataset.reads == [0]  # type: ignore[attr-defined]
+
+
+def test_what_killed_processes_have_left_is_removed(cache: Path, kept_faces: Any) -> None:
+    PreparedFaces(kept_faces())
+    split = folders(cache)[0].parent
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    leftover = split / f".contexts-0.{platform.node()}-{int(dead.stdout)}.tmp"
+    alive = split / f".contexts-0.{platform.node()}-{os.getpid()}.tmp"
+    elsewhere = split / f".contexts-0.another-{int(dead.stdout)}.tmp"
+    for folder in (leftover, alive, elsewhere):
+        folder.mkdir()
+        (folder / "contexts.raw").write_bytes(b"0")
+    files.remove_leftovers(split)
+    assert [folder.exists() for folder in (leftover, alive, elsewhere)] == [False, True, True]
 
 
 def test_a_place_that_cannot_be_written_costs_a_warning_and_no_face(

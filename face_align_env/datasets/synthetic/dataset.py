@@ -87,7 +87,7 @@ class SyntheticFaces(FaceDataset):
         return self.size
 
     def fingerprint(self) -> dict[str, Any]:
-        # How faces are drawn is this package's code, which prepared faces are told apart by anyway.
+        # How faces are drawn is told apart by reader_version.
         return {"size": self.size, "seed": self.seed}
 
     def _rng(self, index: int, stream: int) -> np.random.Generator:
