@@ -96,8 +96,17 @@ class PreparedFaces:
         return len(self.landmarks)
 
     def distances(self, normalizer: str) -> npt.NDArray[np.float64]:
-        """(N,) Eq. 2's ``d`` under a named normaliser, crop pixels; NaN where a landmark it needs is not annotated."""
-        return normalizing_distance(self.landmarks, normalizer, self.boxes, self.counted)
+        """(N,) Eq. 2's ``d`` under a named normaliser, crop pixels; NaN where a landmark it needs is not annotated.
+
+        :raises BadFaceError: a face's is not positive; the message names it
+        :raises ValueError: there is no such normaliser
+        """
+        try:
+            return normalizing_distance(self.landmarks, normalizer, self.boxes, self.counted)
+        except ValueError:
+            for index in range(len(self)):  # which face it is
+                self.dataset.annotation(index).check_distance(normalizer)
+            raise
 
     def mean_shape(self) -> npt.NDArray[np.float32]:
         """(K, 2) mean of the counted landmarks, crop pixels."""
@@ -109,8 +118,8 @@ class PreparedFaces:
     def context(self, index: int) -> npt.NDArray[np.uint8]:
         """The crop of face ``index`` with its context: (S, S, 3) uint8, S = 256 + 2 x 48; not to be written to.
 
-        :raises BadFaceError: its image cannot be read
-        :raises ValueError: its box lies outside of the image
+        :raises BadFaceError: its image cannot be read, or its box or landmarks do not belong to it
+        :raises ValueError: the margin leaves nothing of the image
         """
         part = bisect.bisect_right(self._ends, index)
         store, local = self._stores[part], index - (self._ends[part - 1] if part else 0)
@@ -120,7 +129,7 @@ class PreparedFaces:
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
-        image = self.dataset.image(index)
+        image = self.dataset[index].image  # the whole face, which is checked against its image
         try:
             prepared = cut(image, self.transforms[index], CONTEXT)
         except ValueError as error:

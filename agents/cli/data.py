@@ -101,6 +101,9 @@ def download(
     root: Annotated[
         Path | None, typer.Option(help="Folder to make. Default: $FACE_ALIGN_DATA/NAME, else ~/.cache/face-align/NAME.")
     ] = None,
+    accept_changed: Annotated[
+        bool, typer.Option("--accept-changed", help="Take an archive whose hash is not the one that is known.")
+    ] = False,
 ) -> None:
     """Fetch a dataset from where its makers publish it. Goes on where it was cut off."""
     from face_align_env.datasets import dataset_class
@@ -108,7 +111,7 @@ def download(
 
     kind = dataset_class(name)
     announce(f"{name}: {kind.description}. Licence: {kind.licence}.")
-    done(f"{name} is there", download_dataset(kind, root, console.is_terminal))
+    done(f"{name} is there", download_dataset(kind, root, console.is_terminal, accept_changed=accept_changed))
 
 
 @data_app.command()

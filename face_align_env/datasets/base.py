@@ -10,15 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from face_align_env.landmarks import LandmarkScheme, get_scheme
+from face_align_env.metrics import normalizing_distance
 
 # What Pillow may open an image as: without a list it goes by the contents alone, and runs Ghostscript on PostScript.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FAR = 0.5  # of an image's larger side: a contour may pass its border, by at most 0.18 in 300W
 MAX_PIXELS = 1 << 26  # of an image; decoded, that many take 200 MB
 
 
@@ -87,12 +89,52 @@ class Annotation:
         if self.box[2] <= self.box[0] or self.box[3] <= self.box[1]:
             raise BadFaceError(f"{self.id}: the box {self.box.tolist()} is empty; expected x0 < x1 and y0 < y1.")
 
+    def check_distance(self, normalizer: str) -> None:
+        """Refuse a face whose Eq. 2 has no ``d``.
+
+        :param normalizer: see :func:`face_align_env.metrics.normalizing_distance`
+        :raises BadFaceError: its landmarks, or its box, give none
+        """
+        counted = None if self.counted is None else self.counted[None]
+        try:
+            d = float(normalizing_distance(self.landmarks[None], normalizer, self.box[None], counted)[0])
+        except ValueError:
+            d = 0.0
+        if not d > 0:
+            what = "lack a landmark that it needs" if np.isnan(d) else "coincide"
+            raise BadFaceError(
+                f"{self.id}: the points of its '{normalizer}' distance {what}, so no error can be normalised by it. "
+                "Mend its annotation, leave the face out, or take another normalizer."
+            )
+
+    def check_place(self, width: int, height: int) -> None:
+        """Refuse a box outside of the image, and landmarks far outside of it.
+
+        :param width, height: of the image, pixels
+        :raises BadFaceError: image and annotation do not belong together
+        """
+        x0, y0, x1, y1 = self.box.tolist()
+        if x1 <= 0 or y1 <= 0 or x0 >= width - 1 or y0 >= height - 1:
+            self._misplaced(f"box {self.box.tolist()} lies outside", width, height)
+        points = self.landmarks if self.counted is None else self.landmarks[self.counted]
+        outside = np.maximum(-points, points - [width - 1, height - 1]).max(axis=1)
+        if outside.max() > FAR * max(width, height):
+            point = points[outside.argmax()].tolist()
+            self._misplaced(f"landmark {point} lies far outside", width, height)
+
+    def _misplaced(self, what: str, width: int, height: int) -> NoReturn:
+        raise BadFaceError(
+            f"{self.id}: the {what} of its image of {width} x {height} pixels. Image and annotation do not belong "
+            "together; get both again."
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Face(Annotation):
     """One annotated face: :class:`Annotation` with its image.
 
     :param image: (H, W, 3) uint8, RGB; may be a region of the photo, landmarks and box are in its pixels
+    :raises BadFaceError: as :class:`Annotation` and :meth:`Annotation.check_place`, or it is no such image
     """
 
     image: npt.NDArray[np.uint8] = None  # type: ignore[assignment]
@@ -103,6 +145,7 @@ class Face(Annotation):
             raise BadFaceError(f"{self.id}: expected a non-empty (H, W, 3) image.")
         if self.image.dtype != np.uint8:
             raise BadFaceError(f"{self.id}: expected a uint8 image, got {self.image.dtype}.")
+        self.check_place(self.image.shape[1], self.image.shape[0])
 
 
 class FaceDataset(ABC, Sequence[Face]):

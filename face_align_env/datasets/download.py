@@ -21,6 +21,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -58,6 +59,7 @@ def download(
     progress: bool = True,
     limits: Limits = DEFAULT_LIMITS,
     keep_archive: bool = False,
+    accept_changed: bool = False,
 ) -> Path:
     """Fetch a dataset's archive and unpack it; a download that broke off goes on where it stopped.
 
@@ -69,13 +71,15 @@ def download(
     :param progress: show bars
     :param limits: what the archive may unpack to
     :param keep_archive: leave the archive in ``.<name>.download`` beside the folder
+    :param accept_changed: take an archive that is not the one that is known: of another hash or size than the
+        dataset's class says, or of another hash than when it was last fetched
     :return: the folder
     :raises DatasetNotFoundError: the dataset has no public archive; the message says how to get it
     :raises ArchiveError: the archive has another hash or size than expected, is damaged, holds what must not be
         unpacked, or lacks the dataset
     :raises DownloadError: the folder is there already, the server or the connection fails, or the disk is full
     :raises OSError: the folder beside cannot be made or written to
-    :warns UserWarning: the archive has another hash than when it was last fetched, or the reader objects to a file
+    :warns UserWarning: the reader objects to a file
     """
     archive = dataset.archive
     if archive is None:
@@ -90,13 +94,14 @@ def download(
     path = folder / file_name
     with _alone(folder, dataset):
         _remove_leftovers(target, path)
-        record = _fetch(dataset, archive, path, progress)
+        record = _fetch(dataset, archive, path, progress, accept_changed)
         try:
+            if not accept_changed:
+                _compare(record, folder / _RECORD)
             _install(dataset, path, target, record, limits, progress)
         except ArchiveError:
             path.unlink()  # the next call must not meet it again
             raise
-        _compare(record, folder / _RECORD)
         write_json(folder / _RECORD, record)
         if not keep_archive:
             path.unlink()
@@ -147,13 +152,17 @@ def _state(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _fetch(dataset: type[FaceDataset], archive: Archive, path: Path, progress: bool) -> dict[str, Any]:
+def _fetch(
+    dataset: type[FaceDataset], archive: Archive, path: Path, progress: bool, accept_changed: bool
+) -> dict[str, Any]:
     """Fetch an archive to ``path``, unless a former call did, and check its size and hash.
 
     :return: what ``download.json`` says
     """
     import pooch
 
+    if accept_changed:
+        archive = replace(archive, num_bytes=None, known_hash=None)
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel("WARNING")  # the bar says what happens
@@ -166,7 +175,10 @@ def _fetch(dataset: type[FaceDataset], archive: Archive, path: Path, progress: b
             downloader=_Downloader(dataset, archive, _part(path), progress),
         )
     except ValueError as error:  # pooch's word for another hash; it names both, and has deleted the file
-        raise ArchiveError(f"The archive of '{dataset.name}' is not the expected one. {error}") from error
+        raise ArchiveError(
+            f"The archive of '{dataset.name}' is not the expected one. {error} To take it all the same, add "
+            "--accept-changed (accept_changed=True)."
+        ) from error
     finally:
         logger.setLevel(level)
     size = path.stat().st_size
@@ -327,18 +339,22 @@ def _is_same(response: Any, total: int | None, state: dict[str, Any]) -> bool:
 def _wrong_size(dataset: type[FaceDataset], archive: Archive, size: int) -> ArchiveError:
     return ArchiveError(
         f"The archive of '{dataset.name}' is not the expected one: {archive.url} has {size:,} bytes instead of "
-        f"{archive.num_bytes:,}. It was not kept. See whether there is a newer version of this package."
+        f"{archive.num_bytes:,}. It was not kept. See whether there is a newer version of this package, or add "
+        "--accept-changed (accept_changed=True)."
     )
 
 
 def _compare(record: dict[str, Any], path: Path) -> None:
-    """Warn when the hash differs from the one that was recorded for the same address."""
+    """Refuse an archive whose hash differs from the one that was recorded for the same address.
+
+    :raises ArchiveError: it does
+    """
     earlier = _read_json(path)
     if earlier.get("url") == record["url"] and earlier.get("sha256") not in (None, record["sha256"]):
-        warnings.warn(
+        raise ArchiveError(
             f"The archive of '{record['dataset']}' has changed: its SHA-256 is {record['sha256']}, and was "
-            f"{earlier['sha256']} on {earlier.get('date')} ('{path}'). Figures may not compare with earlier ones.",
-            stacklevel=3,
+            f"{earlier['sha256']} on {earlier.get('date')} ('{path}'). Figures may not compare with earlier ones. It "
+            "was not kept; to take it all the same, add --accept-changed (accept_changed=True)."
         )
 
 

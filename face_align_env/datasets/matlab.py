@@ -202,7 +202,8 @@ def _bounded(data: Any, num_bytes: int) -> Any:
     # A chunk is unpacked as a whole, whatever part of it belongs to the array.
     chunk = math.prod(data.chunks or ()) * data.dtype.itemsize
     if max(data.size * data.dtype.itemsize, chunk) > num_bytes:
-        raise ValueError(f"'{data.name}' claims {data.size:,} numbers")
+        chunks = f" in chunks of {math.prod(data.chunks):,}" if data.chunks else ""
+        raise ValueError(f"'{data.name}' claims {data.size:,} numbers{chunks}")
     return data
 
 

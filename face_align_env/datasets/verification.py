@@ -1,4 +1,4 @@
-"""Is a copy of a dataset whole? Every annotation and image header is read, and every fault is reported by name."""
+"""Is a copy of a dataset whole? Every face is checked as its reading checks it, and every fault is reported by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from face_align_env.datasets import BadFaceError, DatasetNotFoundError, FaceDataset, dataset_class, load_dataset
+from face_align_env.datasets import (
+    Annotation,
+    BadFaceError,
+    DatasetNotFoundError,
+    FaceDataset,
+    dataset_class,
+    load_dataset,
+)
 from face_align_env.progress import Progress
 
 
@@ -80,17 +87,12 @@ def _problems(faces: FaceDataset, decode: bool, progress: bool) -> tuple[str, ..
     title = f"verifying {faces.name} {faces.split}"
     for index in Progress(range(len(faces)), desc=title, unit="face", disable=not progress, leave=False):
         try:
-            annotation = faces.annotation(index)
-            width, height = faces.image_size(index)
             if decode:
-                faces.image(index)
+                face: Annotation = faces[index]
+            else:
+                face = faces.annotation(index)
+                face.check_place(*faces.image_size(index))
+            face.check_distance(faces.normalizer)
         except BadFaceError as error:
             problems += error.problems
-            continue
-        x0, y0, x1, y1 = annotation.box
-        if x1 <= 0 or y1 <= 0 or x0 >= width - 1 or y0 >= height - 1:
-            problems.append(
-                f"{annotation.id}: the box {annotation.box.tolist()} lies outside of its image of {width} x {height} "
-                "pixels. Image and annotation do not belong together; get both again."
-            )
     return tuple(dict.fromkeys(problems))

@@ -154,7 +154,11 @@ def _read_boxes(paths: list[Path], folders: tuple[str, ...]) -> dict[str, npt.ND
     """The detector's box of each id: (4,) float32, x0, y0, x1, y1, from 0 (the files count from 1)."""
     boxes = {}
     for path, folder in zip(paths, folders, strict=False):  # no paths: nothing to read
-        for row, cell in enumerate(read_mat(path, {"bounding_boxes": "records"})["bounding_boxes"], 1):
+        try:
+            cells = read_mat(path, {"bounding_boxes": "records"})["bounding_boxes"]
+        except BadFaceError as error:
+            raise BadFaceError(f"{error} Or take boxes='landmarks'.") from error
+        for row, cell in enumerate(cells, 1):
             name, box = cell.get("imgName"), np.ravel(cell.get("bb_detector"))
             sound = isinstance(name, str) and box.dtype.kind in "fiu" and box.shape == (4,) and np.isfinite(box).all()
             if not sound:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from face_align_env.datasets.base import (
 from face_align_env.landmarks import to_19_points
 
 _FOLDERS = {"training": "training_frames_keypoints.csv", "test": "test_frames_keypoints.csv"}
+_COMMIT = "99f1b576cb9413750f6cb9f8a049ff35c5c1cc8b"  # of the repository; a branch moves
 _COLUMNS = 1 + 2 * 68
 _TRAIN_PERCENT = 76
 _CHALLENGING_PART = 0.2
@@ -62,7 +64,7 @@ class YouTubeFaces(FaceDataset):
     test_split = "full"
     schemes = (68, 19)
     alpha_2 = 3.0
-    archive = Archive("https://github.com/udacity/P1_Facial_Keypoints/archive/refs/heads/master.zip")
+    archive = Archive(f"https://github.com/udacity/P1_Facial_Keypoints/archive/{_COMMIT}.zip")
 
     def __init__(
         self,
@@ -140,6 +142,15 @@ def _is_train(frame: str) -> bool:
     return int(hashlib.sha1(person.encode()).hexdigest()[:8], 16) % 100 < _TRAIN_PERCENT
 
 
+def _whole_lines(path: Path, file: Iterable[str]) -> Iterator[str]:
+    """The lines of a file, whose last one must end, too: else nobody knows what is missing of its last number."""
+    line = "\n"
+    for line in file:
+        yield line
+    if not line.endswith("\n"):
+        raise BadFaceError(f"'{path}' does not end with the end of a line: it is cut short. Get it again.")
+
+
 def _read_csv(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     """The landmarks of each file name: (68, 2) float32, pixels counted from 0, as in the file.
 
@@ -149,8 +160,11 @@ def _read_csv(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     rows: list[list[float]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            next(reader, None)  # the header
+            reader = csv.reader(_whole_lines(path, file))
+            if len(next(reader, [])) != _COLUMNS:
+                raise BadFaceError(
+                    f"'{path}' does not begin with a header of {_COLUMNS} columns: it is no such file. Get it again."
+                )
             for row in reader:
                 if not row:
                     continue
@@ -169,6 +183,8 @@ def _read_csv(path: Path) -> dict[str, npt.NDArray[np.float32]]:
                     raise BadFaceError(f"{place}: {error}. Mend or remove the line.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadFaceError(f"'{path}' is not a CSV file in UTF-8: {error}. Get the file again.") from error
+    if not rows:
+        raise BadFaceError(f"'{path}' holds no frame. Get it again.")
     shapes = np.asarray(rows, dtype=np.float32).reshape(-1, 68, 2)
     for (name, line), shape in zip(names.items(), shapes, strict=True):
         if not np.isfinite(shape).all():

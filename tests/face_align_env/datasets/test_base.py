@@ -155,10 +155,10 @@ def test_an_image_that_cannot_be_read_is_named(read, tmp_path):
     with pytest.raises(BadFaceError, match=r"The image '.*gone\.jpg' is missing\. Restore it"):
         read(tmp_path / "gone.jpg")
     (tmp_path / "empty.jpg").touch()
-    with pytest.raises(BadFaceError, match=r"empty\.jpg' is no image \(0 bytes\)\. Get it again"):
+    with pytest.raises(BadFaceError, match=r"empty\.jpg' is no image \(0 bytes; JPEG, .* are read\)\. Get it again"):
         read(tmp_path / "empty.jpg")
     (tmp_path / "text.jpg").write_text("not an image")
-    with pytest.raises(BadFaceError, match=r"text\.jpg' is no image \(12 bytes\)\. Get it again"):
+    with pytest.raises(BadFaceError, match=r"text\.jpg' is no image \(12 bytes; JPEG, .* are read\)\. Get it again"):
         read(tmp_path / "text.jpg")
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(BadFaceError, match=r"Cannot read the image '.*folder\.jpg': "):

@@ -523,21 +523,30 @@ def test_another_size_is_refused(tells_length, server, place):
     assert beside(place) == NOTHING_KEPT
 
 
-def test_another_hash_than_last_time_is_told(server, place, recwarn):
+def test_another_hash_than_last_time_is_refused_unless_it_is_accepted(server, place):
     dataset = served(server)
-    download(dataset, place, progress=False)
-    shutil.rmtree(place)
-    download(dataset, place, progress=False)
-    assert not recwarn
-    shutil.rmtree(place)
+    for _ in range(2):
+        download(dataset, place, progress=False)
+        shutil.rmtree(place)
     before, server.data = hashlib.sha256(server.data).hexdigest(), zipped(LARGE)
     now = hashlib.sha256(server.data).hexdigest()
-    with pytest.warns(UserWarning, match=rf"'toy' has changed: its SHA-256 is {now}, and was {before} on 20"):
-        download(dataset, place, progress=False)
+    message = rf"'toy' has changed: its SHA-256 is {now}, and was {before} on 20.*--accept-changed"
+    for _ in range(2):  # it does not become the known one by being asked for again
+        with pytest.raises(ArchiveError, match=message):
+            download(dataset, place, progress=False)
+        assert not place.exists()
+    download(dataset, place, progress=False, accept_changed=True)
     assert_is_whole(place, LARGE)
     shutil.rmtree(place)
     download(dataset, place, progress=False)  # what is known now is the new one
-    assert not recwarn
+
+
+def test_a_hash_that_the_class_knows_can_be_overridden(server, place):
+    dataset = served(server, known_hash="sha256:" + "0" * 64, num_bytes=5)
+    with pytest.raises(ArchiveError, match="--accept-changed"):
+        download(dataset, place, progress=False)
+    download(dataset, place, progress=False, accept_changed=True)
+    assert_is_whole(place)
 
 
 def test_an_archive_without_the_dataset_is_refused(server, place):

@@ -59,7 +59,7 @@ def test_every_broken_file_is_named(tmp_path, small_protocol):
     (tmp_path / "ibug/image_092 _01.pts").write_text("\n".join([*text[:3], "nan nan", *text[4:]]))
     reports = by_split(verify("300w", str(tmp_path), progress=False))
     assert len(reports["train"].problems) == 2
-    assert "image_0001.jpg' is no image (0 bytes)" in "".join(reports["train"].problems)
+    assert "image_0001.jpg' is no image (0 bytes;" in "".join(reports["train"].problems)
     assert "image_0002.pts' says n_points: 68, and holds 1 points" in "".join(reports["train"].problems)
     for split in ("challenging", "full"):
         assert len(reports[split].problems) == 1

@@ -303,11 +303,15 @@ def test_300w_says_what_is_wrong_with_the_detectors_boxes(tmp_path):
         W300("challenging", tmp_path, boxes="detector")
     path = tmp_path / "Bounding Boxes" / "bounding_boxes_ibug.mat"
     path.write_bytes(b"not a mat file")
-    with pytest.raises(BadFaceError, match=r"bounding_boxes_ibug\.mat' is not a file of 300W boxes"):
+    with pytest.raises(BadFaceError, match=r"bounding_boxes_ibug\.mat' is no MATLAB file.*Or take boxes='landmarks'"):
         W300("challenging", tmp_path, boxes="detector")
     scipy.io.savemat(path, {"something": np.ones(3)})
-    with pytest.raises(BadFaceError, match=r"bounding_boxes_ibug\.mat' is not a file of 300W boxes"):
+    with pytest.raises(BadFaceError, match=r"bounding_boxes_ibug\.mat' lacks the variable 'bounding_boxes'"):
         W300("challenging", tmp_path, boxes="detector")
+    for box in ([1, 2, 3], [1, 2, 3, np.nan], [[1, 2], [3, np.inf]]):
+        write_boxes(path, {"a.png": [1, 2, 3, 4], "b.png": box})
+        with pytest.raises(BadFaceError, match=r"bounding_boxes_ibug\.mat' is not a file of 300W boxes: its cell 2"):
+            W300("challenging", tmp_path, boxes="detector")
 
 
 def _touched(root):
