@@ -196,7 +196,7 @@ class ContextStore:
 
 
 def _checksum(crop: npt.NDArray[np.uint8]) -> int:
-    return zlib.crc32(crop) or 1  # 0 stands for a face that is not prepared yet
+    return zlib.crc32(crop.data) or 1  # 0 stands for a face that is not prepared yet
 
 
 def _write_at(file: IO[bytes], offset: int, data: bytes) -> None:

@@ -122,7 +122,7 @@ def prepare(
     landmarks: LandmarksOption = None,
     option: OptionOption = None,
     margin: Annotated[float | None, typer.Option(help="Around the box, a fraction of its side; default: 0.15.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one for each core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one for each core.")] = None,
 ) -> None:
     """Cut all faces once and keep them on disk, so that everything later starts at once and shares their memory."""
     from face_align_env.crops import MARGIN
@@ -147,8 +147,11 @@ def prepare(
 @data_app.command()
 def clear(name: Annotated[str | None, typer.Argument(help="Of one dataset; default: of all.")] = None) -> None:
     """Remove the prepared faces from the disk. The datasets themselves stay."""
+    from face_align_env.datasets import dataset_class
     from face_align_env.store import entries
 
+    if name is not None:
+        dataset_class(name)  # there is such a dataset
     for folder in entries(name):
         shutil.rmtree(folder)
         announce(f"Removed {folder}")

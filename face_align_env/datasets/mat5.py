@@ -65,7 +65,7 @@ class Matrix(NamedTuple):
     end: int
 
     @property
-    def count(self) -> int:
+    def num_elements(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
@@ -125,7 +125,7 @@ def _value(read: _Read, matrix: Matrix, order: str, depth: int = 0) -> Any:
         return _parts(read, matrix, order, depth)
     if matrix.kind != "char" and matrix.kind not in _DTYPES:
         return None
-    if not matrix.count:
+    if not matrix.num_elements:
         return "" if matrix.kind == "char" else np.zeros(matrix.shape, _DTYPES[matrix.kind])
     element = _element(read, matrix.data, order)
     data = _data(read, element, matrix.end)
@@ -138,8 +138,8 @@ def _value(read: _Read, matrix: Matrix, order: str, depth: int = 0) -> Any:
         except (LookupError, UnicodeDecodeError) as error:
             raise DamagedError(f"byte {element.data} is no text") from error
     dtype = np.dtype(order + _NUMBERS.get(element.type, "V1"))
-    if dtype.kind == "V" or element.size != matrix.count * dtype.itemsize:
-        raise DamagedError(f"byte {element.data} does not hold the {matrix.count} numbers that its array announces")
+    if dtype.kind == "V" or element.size != matrix.num_elements * dtype.itemsize:
+        raise DamagedError(f"byte {element.data} does not hold the {matrix.num_elements} numbers announced")
     return np.frombuffer(data, dtype).reshape(matrix.shape, order="F").astype(_DTYPES[matrix.kind])
 
 
@@ -156,10 +156,10 @@ def _parts(read: _Read, matrix: Matrix, order: str, depth: int) -> list[Any]:
         fields = [text[i : i + width].split(b"\0")[0].decode("latin-1") for i in range(0, len(text), width)]
         at = names.end
     # No element is smaller than its tag.
-    if depth > _NESTED or matrix.count * len(fields) > (matrix.end - at) // 8:
-        raise DamagedError(f"the array at byte {matrix.data} announces {matrix.count} cells")
+    if depth > _NESTED or matrix.num_elements * len(fields) > (matrix.end - at) // 8:
+        raise DamagedError(f"the array at byte {matrix.data} announces {matrix.num_elements} cells")
     found = []
-    for _ in range(matrix.count):
+    for _ in range(matrix.num_elements):
         values = {}
         for field in fields:
             inner = _matrix(read, at, order)
@@ -281,7 +281,7 @@ class Cells:
             raise DamagedError(f"'{name}' announces {len(self)} cells")
 
     def __len__(self) -> int:
-        return self._matrix.count
+        return self._matrix.num_elements
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_unpacked": None}

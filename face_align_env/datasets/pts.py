@@ -77,11 +77,12 @@ def read_pts(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
         raise BadFaceError(f"'{path}' says n_points: {announced}, and holds {len(points)} points. {_CURE}")
     if not closed:
         raise BadFaceError(f"'{path}' does not end with '}}': it is cut short. {_CURE}")
-    landmarks = np.asarray(points, dtype=np.float64) - 1.0
+    with np.errstate(over="ignore"):  # what is too large is infinite then
+        landmarks = (np.asarray(points, dtype=np.float64) - 1.0).astype(np.float32)
     if not np.isfinite(landmarks).all():
         point = int(np.flatnonzero(~np.isfinite(landmarks).all(axis=1))[0])
         raise BadFaceError(f"'{path}': point {point} (from 0) is not a finite number. {_CURE}")
-    return landmarks.astype(np.float32)
+    return landmarks
 
 
 def write_pts(path: str | os.PathLike[str], landmarks: npt.ArrayLike) -> None:

@@ -185,7 +185,8 @@ def _read_csv(path: Path) -> dict[str, npt.NDArray[np.float32]]:
         raise BadFaceError(f"'{path}' is not a CSV file in UTF-8: {error}. Get the file again.") from error
     if not rows:
         raise BadFaceError(f"'{path}' holds no frame. Get it again.")
-    shapes = np.asarray(rows, dtype=np.float32).reshape(-1, 68, 2)
+    with np.errstate(over="ignore"):  # what is too large is infinite then
+        shapes = np.asarray(rows, dtype=np.float32).reshape(-1, 68, 2)
     for (name, line), shape in zip(names.items(), shapes, strict=True):
         if not np.isfinite(shape).all():
             raise BadFaceError(

@@ -122,7 +122,7 @@ def test_a_split_without_faces_is_an_error(toy_dataset: Toy) -> None:
 def test_a_bad_image_is_named(toy_dataset: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = PreparedFaces(toy_dataset())
     monkeypatch.setattr(prepared.dataset, "image", lambda index: np.zeros((9, 9), dtype=np.uint8))
-    with pytest.raises(ValueError, match="toy/train-4: Expected a non-empty"):
+    with pytest.raises(ValueError, match="train-4: expected a non-empty"):
         prepared.crop(4)
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from writers.images import shape_of
 from writers.pts import write_pts_folder
-from writers.ytf import write_csv, write_ytf
+from writers.ytf import write_ytf
 
 import face_align_env  # noqa: F401
 from face_align_env.datasets import BadFaceError, load_dataset
@@ -68,10 +67,6 @@ def test_a_bad_pts_file_is_one_message_that_names_it(name: str, tmp_path: Path) 
     assert f"'{path}'" in str(caught.value)
 
 
-def text_of(path: Path) -> str:
-    return path.read_text()
-
-
 # name -> (what becomes of the text of a file, message)
 BAD_CSV: dict[str, tuple[Callable[[str], str], str]] = {
     "an empty file": (lambda text: "", "does not begin with a header of 137 columns"),
@@ -126,7 +121,7 @@ def other_units(points: np.ndarray) -> None:
 
 # what becomes of the landmarks of an image of 60 x 48 pixels -> message
 BAD_SHAPES: dict[Callable[[np.ndarray], None], str] = {
-    same_eyes: r"the points of its 'inter_ocular' distance coincide",
+    same_eyes: r"points of its 'inter_ocular' distance coincide",
     a_digit_too_many: r"landmark \[.*\] lies far outside of its image of 60 x 48 pixels",
     the_other_sign: r"landmark \[.*\] lies far outside of its image of 60 x 48 pixels",
     other_units: r"box \[.*\] lies outside of its image of 60 x 48 pixels",
@@ -159,12 +154,3 @@ def play_all(root: Path) -> None:
     for index in range(len(load_dataset("pts", "train", root))):
         env.reset(options={"index": index})
     env.close()
-
-
-def test_a_csv_file_with_the_ends_of_lines_of_windows_is_read(tmp_path: Path) -> None:
-    root = write_ytf(tmp_path)
-    before = load_dataset("ytf", "train", root).annotation(0).landmarks
-    path = root / "test_frames_keypoints.csv"
-    write_csv(path, {f"Ada_Lovelace_0{i}.jpg": shape_of("x") for i in range(1)})
-    assert path.read_bytes().endswith(b"\r\n")
-    np.testing.assert_array_equal(load_dataset("ytf", "train", root).annotation(1).landmarks, before)

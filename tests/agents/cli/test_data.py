@@ -66,7 +66,7 @@ def test_verify_names_what_is_wrong_and_fails(here: Path) -> None:
     (here / "faces/afw/image_0002.jpg").write_bytes(b"no image")
     said = call("verify", "300w", "--root", "faces", status=1)
     assert "9 of the protocol's 3,148 faces" in said
-    assert "broken: 'faces/afw/image_0002.jpg' is no image (8 bytes)" in said
+    assert "broken: 'faces/afw/image_0002.jpg' is no image (8 bytes;" in said
     assert "300w is not whole: 1 broken, 5 of 5 splits lack faces." in said
     assert call("verify", "synthetic", "--option", "size=2", "--decode").endswith("synthetic is whole.")
 

@@ -43,11 +43,11 @@ def test_yaw_asymmetry_compares_the_nose_with_the_two_ends_of_the_jaw():
 def test_ytf_challenging_is_the_most_turned_fifth(tmp_path):
     yaws = (0.0, -0.75, 0.25, 0.5, -0.25, 0.0, 0.25, -0.5, 0.0, 0.125)
     shapes = {f"training/Paul_Dirac_{i:02}.jpg": turned(yaw) for i, yaw in enumerate(yaws)}
-    write_ytf(tmp_path, shapes)
+    write_ytf(tmp_path, shapes | {"test/Paul_Dirac_99.jpg": turned(0.0)})
     # Frames 3 and 7 are turned equally: the earlier name is taken.
     assert ids_of(YouTubeFaces("challenging", tmp_path)) == [f"training/Paul_Dirac_{i:02}" for i in (1, 3)]
     common = ids_of(YouTubeFaces("common", tmp_path))
-    assert common == [f"training/Paul_Dirac_{i:02}" for i in (0, 2, 4, 5, 6, 7, 8, 9)]
+    assert common == ["test/Paul_Dirac_99", *(f"training/Paul_Dirac_{i:02}" for i in (0, 2, 4, 5, 6, 7, 8, 9))]
     with pytest.raises(DatasetNotFoundError, match=r"has no frames in split 'train'.*git clone"):
         YouTubeFaces("train", tmp_path)
 
