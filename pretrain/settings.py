@@ -273,6 +273,11 @@ def settle(path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
     # through JSON, where tuples are lists, paths are text, and an object (a dataset, say) is the name of its class
     now = json.loads(json.dumps(settings, default=_as_text))
     if Path(path).is_file():
-        require_same(Path(path).parent, read_json(path), now)
+        before = read_json(path)
+        if not isinstance(before, dict):
+            raise ValueError(
+                f"'{os.fspath(path)}' is damaged: it holds no settings. Remove it, or restore it from a copy."
+            )
+        require_same(Path(path).parent, before, now)
     else:
         write_json(path, now)

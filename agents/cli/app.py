@@ -56,7 +56,7 @@ def describe(error: Exception) -> str:
         where = f"'{error.filename}': " if error.filename else ""
         cure = {errno.ENOSPC: " Make room there.", errno.EACCES: " Choose another folder, or change its rights."}
         return f"{where}{error.strerror}.{cure.get(error.errno or 0, '')}"
-    if isinstance(error, EXPECTED):
+    if isinstance(error, EXPECTED) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
         return str(error) or type(error).__name__
     return (
         f"{type(error).__name__}: {error}. This is a defect of face-align: please report it with what "

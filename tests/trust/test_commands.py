@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from face_align_env.agents.cli.app import app
 from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.agents.run_config import RunConfig
@@ -270,6 +271,7 @@ def test_settings_are_looked_at_in_python_as_well(made: Any, name: str) -> None:
             "Error: 'runs': Permission denied. Choose another folder",
         ),
         (MemoryError(), 1, "Error: MemoryError"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 1, "Error: CUDA out of memory."),
         (EOFError("Ran out of input"), 1, "Error: EOFError: Ran out of input. This is a defect of face-align"),
         (KeyError("nose"), 1, "Error: KeyError: 'nose'. This is a defect of face-align"),
         (KeyboardInterrupt(), 130, "Interrupted. The same command goes on where it was."),

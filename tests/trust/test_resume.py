@@ -140,6 +140,24 @@ def test_another_training_does_not_go_on_there(stage: str, change: tuple[str, ..
     assert "Use another folder" in said
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_damaged_settings_are_named(text: str, trained: Any) -> None:
+    trained()
+    Path("dcrn/settings.json").write_text(text)
+    said = call(*DCRN_COMMAND, status=1)
+    assert "Error: 'dcrn/settings.json' is damaged" in said
+    assert "Remove it, or restore it from a copy." in said
+
+
+def test_a_folder_in_use_is_left_alone(trained: Any) -> None:
+    trained()
+    for stage, command in COMMANDS.items():
+        before = {path: path.read_bytes() for path in Path(stage).rglob("*.safetensors")}
+        with files.locked_folder(stage):
+            assert f"'{stage}'" in call(*command, status=1)
+        assert {path: path.read_bytes() for path in Path(stage).rglob("*.safetensors")} == before
+
+
 def test_another_gen_under_the_same_name_is_another_training(trained: Any) -> None:
     trained()
     call(*GEN_COMMAND[:-1], "other", "--seed", "5")
