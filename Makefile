@@ -1,5 +1,5 @@
 # make demo: the whole path on the embedded synthetic faces; make test: the tests (test-quick: those that take no
-# seconds); make lint: ruff and mypy; make docs: the site; make wheel: wheel and source distribution in dist/.
+# seconds); make lint: ruff, codespell and mypy; make docs: the site; make wheel: wheel and source distribution in dist/.
 # Each sets up .venv first. PYTHON=python3.12 make test takes another interpreter.
 PYTHON ?= python3
 VENV := .venv
@@ -34,6 +34,7 @@ coverage: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	# Types are checked in the package as it is installed: the checkout does not have its modules' names.
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-compile \
@@ -48,7 +49,6 @@ docs: $(INSTALLED)
 wheel: $(INSTALLED)
 	rm -rf build dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
-	$(BIN)/python -m twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) runs build dist docs/_build *.egg-info

@@ -11,18 +11,36 @@ import pytest
 
 from face_align_env.datasets import Annotation, FaceDataset
 
-# Files whose tests train, or run whole commands and scripts: pytest -m "not slow" leaves them out.
+# Files whose tests train, or run whole commands and scripts, and single tests that do: pytest -m "not slow" leaves them
+# out.
 SLOW = {
-    "test_examples.py", "test_plugged_examples.py", "test_rl_zoo.py", "test_benchmark.py", "test_speed.py",
-    "test_ablations.py", "test_peers.py", "test_robustness.py", "test_tradeoff.py", "test_seeds.py",
-    "test_run_seeds.py", "test_resume.py", "test_recipes.py", "test_training.py", "test_collect.py",
-    "test_watch.py", "test_release.py", "test_commands.py",
-}  # fmt: skip
+    "test_ablations.py",
+    "test_benchmark.py",
+    "test_collect.py",
+    "test_commands.py",
+    "test_landmarks_are_inside_the_image_and_in_the_box",
+    "test_peers.py",
+    "test_plugged_examples.py",
+    "test_ppo_measures_itself_and_is_deterministic",
+    "test_processes_share_the_memory_of_their_faces",
+    "test_recipes.py",
+    "test_release.py",
+    "test_resume.py",
+    "test_rl_zoo.py",
+    "test_robustness.py",
+    "test_run_seeds.py",
+    "test_sac_measures_itself",
+    "test_seeds.py",
+    "test_speed.py",
+    "test_tradeoff.py",
+    "test_training.py",
+    "test_watch.py",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.name in SLOW:
+        if {item.path.name, item.name.partition("[")[0]} & SLOW:
             item.add_marker(pytest.mark.slow)
 
 
