@@ -9,29 +9,35 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gymnasium.envs.registration import register
+from face_align_env.tasks import register_tasks
 
 if TYPE_CHECKING:
     from face_align_env.datasets import load_dataset
     from face_align_env.env import FaceAlignEnv
     from face_align_env.vector_env import FaceAlignVectorEnv
-    from face_align_env.wrappers import LearnedHistory
+    from face_align_env.wrappers import LearnedHistory, ModeResiduals, PretrainedFeatures, ShapeModes
 
-__all__ = ["FaceAlignEnv", "FaceAlignVectorEnv", "LearnedHistory", "load_dataset"]
+__all__ = [
+    "FaceAlignEnv",
+    "FaceAlignVectorEnv",
+    "LearnedHistory",
+    "ModeResiduals",
+    "PretrainedFeatures",
+    "ShapeModes",
+    "load_dataset",
+]
 
 _MODULES = {
     "FaceAlignEnv": "face_align_env.env",
     "FaceAlignVectorEnv": "face_align_env.vector_env",
     "LearnedHistory": "face_align_env.wrappers",
+    "ModeResiduals": "face_align_env.wrappers",
+    "PretrainedFeatures": "face_align_env.wrappers",
+    "ShapeModes": "face_align_env.wrappers",
     "load_dataset": "face_align_env.datasets",
 }
 
-# No max_episode_steps: the iteration limit belongs to Eq. 4 (it costs -10), so the environment truncates itself.
-register(
-    id="FaceAlign-v0",
-    entry_point="face_align_env.env:FaceAlignEnv",
-    vector_entry_point="face_align_env.vector_env:FaceAlignVectorEnv",
-)
+register_tasks()
 
 
 def __getattr__(name: str) -> Any:

@@ -53,6 +53,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     | `patches` | `Box(0, 255, (K, 30, 30, 3), uint8)` | p_t: RGB windows around the landmarks of x_t; beyond the crop its border is repeated |
     | `history` | `Box(-1, 1, (512,), float32)`      | d_t: the latest actions divided by `action_limit`, newest first, cut off at 512 numbers, zeros where there are none yet |
     | `time_left` | `Box(0, 1, (1,), float32)`       | only with `observe_time`: the share of `max_iterations` that is left, on which the -10 depends |
+    | `residual` | `Box(-inf, inf, (2K,), float32)`  | only with `observe_residual`: x^ - x_t, pixels, for tests of algorithms without vision; an agent that sees it is of no use on photos |
 
     In the paper the policy writes d_t itself (d_{t+1} = LRN(s_t)). That is `LearnedHistory(env)`, or
     `learned_history=True`: the action becomes `[a_t, d_{t+1}]` in R^{2K + 512}, its second part comes back as the next
@@ -156,6 +157,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     | `augment`         | **bool**, `Augmentation`, **dict** | `False` | Random views of the faces; a dict has the values of an `Augmentation` |
     | `learned_history` | **bool**                     | `False`       | The policy writes d_t; see Observation Space                       |
     | `observe_time`    | **bool**                     | `False`       | The observation has `time_left`                                    |
+    | `observe_residual` | **bool**                    | `False`       | The observation has `residual`                                     |
     | `device`          | **str**                      | `"cpu"`       | Where GEN runs                                                     |
     | `render_mode`     | **str**                      | `None`        | `"human"` or `"rgb_array"`                                         |
 
@@ -165,6 +167,9 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
 
     Landmarks that a dataset marks as not annotated do not count in Eq. 2; occluded ones count, as in the published
     protocols (see `FaceDataset`).
+
+    `FaceAlign-v0` is this environment with every keyword at its default. Results that others shall compare name one of
+    the fixed tasks of `face_align_env.tasks`, such as `FaceAlign/Synthetic19-v0`.
 
     ## Vectorized environment
 
@@ -213,6 +218,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
         augment: bool | Augmentation | Mapping[str, Any] = False,
         learned_history: bool = False,
         observe_time: bool = False,
+        observe_residual: bool = False,
         device: str = "cpu",
         render_mode: str | None = None,
     ) -> None:
@@ -242,6 +248,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
             augment=augment,
             learned_history=learned_history,
             observe_time=observe_time,
+            observe_residual=observe_residual,
             device=device,
         )
         self.render_mode = render_mode

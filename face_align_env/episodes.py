@@ -199,7 +199,7 @@ class EpisodeBatch:
         return paid
 
     def observations(self, slots: Slots = ALL, out: npt.NDArray[np.uint8] | None = None) -> dict[str, npt.NDArray[Any]]:
-        """s_t of each slot: ``patches`` (M, K, p, p, 3) uint8, ``history`` (M, 512) float32, perhaps ``time_left``.
+        """s_t of each slot: ``patches`` (M, K, p, p, 3) uint8, ``history`` (M, 512) float32, and what else is observed.
 
         :param out: the array to fill with the patches; None: a new one. All else is new.
         """
@@ -212,6 +212,8 @@ class EpisodeBatch:
         if self.task.observe_time:
             left = 1 - self.t[slots] / self.task.parameters.max_iterations
             found["time_left"] = left[:, None].astype(np.float32)
+        if self.task.observe_residual:
+            found["residual"] = (self.ground_truth[slots] - self.x[slots]).reshape(len(found["history"]), -1)
         return found
 
     def infos(self) -> dict[str, npt.NDArray[Any]]:

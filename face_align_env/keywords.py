@@ -109,6 +109,8 @@ class Task:
     :param patch_size: side of a patch, pixels
     :param learned_history: whether the policy writes d_t, as the second part of its action
     :param observe_time: whether the observation says which share of the iterations is left
+    :param observe_residual: whether the observation says where the ground truth is
+    :param keywords: that it was made of
     """
 
     source: FaceSource
@@ -120,6 +122,15 @@ class Task:
     patch_size: int
     learned_history: bool
     observe_time: bool
+    observe_residual: bool
+    keywords: Keywords
+
+    def training_landmarks(self) -> npt.NDArray[np.float32]:
+        """(N, K, 2) ground truth of the training split, whatever split is played; pixels of the crop.
+
+        :raises ValueError: another split is played, and the dataset was given as an object
+        """
+        return self.keywords.training_faces(self.source.prepared).landmarks
 
     @property
     def num_faces(self) -> int:
@@ -143,6 +154,8 @@ class Task:
         }
         if self.observe_time:
             parts["time_left"] = spaces.Box(0.0, 1.0, (1,), np.float32)
+        if self.observe_residual:
+            parts["residual"] = spaces.Box(-np.inf, np.inf, (2 * self.num_landmarks,), np.float32)
         return spaces.Dict(parts)
 
     @property
@@ -187,12 +200,13 @@ class Keywords:
     augment: bool | Augmentation | Mapping[str, Any] = False
     learned_history: bool = False
     observe_time: bool = False
+    observe_residual: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.parameters()
         check_choice("termination", self.termination, TERMINATIONS)
-        for name in ("terminate_at_limit", "learned_history", "observe_time"):
+        for name in ("terminate_at_limit", "learned_history", "observe_time", "observe_residual"):
             check_flag(name, getattr(self, name))
         check_number("action_limit", self.action_limit, above=0)
         check_integer("patch_size", self.patch_size, least=1)
@@ -261,14 +275,14 @@ class Keywords:
             return FaceSource(prepared, Augmentation(**self.augment))
         return FaceSource(prepared, self.augment)
 
-    def mean_shape(self, prepared: PreparedFaces) -> npt.NDArray[np.float32]:
-        """(K, 2) the mean shape of the training split, pixels of the crop.
+    def training_faces(self, prepared: PreparedFaces) -> PreparedFaces:
+        """The training split, from which the mean shape and the shape modes come.
 
         :param prepared: the task's faces, of whatever split
         :raises ValueError: they are of another split, and the dataset was given as an object
         """
         if prepared.dataset.is_train:
-            return prepared.mean_shape()
+            return prepared
         if not isinstance(self.dataset, str):
             raise ValueError(
                 f"The mean shape comes from the training split, and this is split '{prepared.dataset.split}' of a "
@@ -277,7 +291,7 @@ class Keywords:
             )
         first = prepared.dataset.splits[0]
         train = load_dataset(self.dataset, first, self.root, self.landmarks, **(self.dataset_options or {}))
-        return PreparedFaces(train, margin=prepared.margin).mean_shape()
+        return PreparedFaces(train, margin=prepared.margin)
 
 
 def make_task(keywords: Keywords) -> Task:
@@ -302,7 +316,7 @@ def make_task(keywords: Keywords) -> Task:
     return Task(
         source=source,
         initializer=make_initializer(
-            initializer, prepared.scheme, lambda: keywords.mean_shape(prepared), keywords.device
+            initializer, prepared.scheme, lambda: keywords.training_faces(prepared).mean_shape(), keywords.device
         ),
         parameters=keywords.parameters(faces.alpha_2),
         termination=keywords.termination,
@@ -311,6 +325,8 @@ def make_task(keywords: Keywords) -> Task:
         patch_size=keywords.patch_size,
         learned_history=keywords.learned_history,
         observe_time=keywords.observe_time,
+        observe_residual=keywords.observe_residual,
+        keywords=keywords,
     )
 
 

@@ -86,6 +86,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         augment: bool | Augmentation | Mapping[str, Any] = False,
         learned_history: bool = False,
         observe_time: bool = False,
+        observe_residual: bool = False,
         device: str = "cpu",
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
@@ -121,6 +122,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
             augment=augment,
             learned_history=learned_history,
             observe_time=observe_time,
+            observe_residual=observe_residual,
             device=device,
         )
         self.task = make_task(keywords)

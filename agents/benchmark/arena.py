@@ -95,6 +95,7 @@ class Arena:
         keywords = {"termination": termination, "learned_history": plain or start != "scratch", **options}
         return FaceAlignVecEnv(
             num_envs,
+            copy=False,
             dataset=source,
             initializer=self.initializer,
             alpha_2=self.settings.alpha_2,

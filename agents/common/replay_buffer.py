@@ -79,6 +79,12 @@ class FaceReplayBuffer(ReplayBuffer):
         self.next_landmarks = np.zeros(shape, np.float32)
         self.history = np.zeros(history, np.float32)
         self.next_history = np.zeros(history, np.float32)
+        # What else is observed, such as the time left, is a few numbers.
+        others = [key for key in observation_space.spaces if key not in ("patches", "history")]
+        self.others, self.next_others = (
+            {key: np.zeros((*rows, *(observation_space[key].shape or ())), np.float32) for key in others}
+            for _ in range(2)
+        )
         self.actions = np.zeros((*rows, stored_actions), np.float32)
         self.rewards = np.zeros(rows, np.float32)
         self.dones = np.zeros(rows, np.float32)
@@ -112,6 +118,8 @@ class FaceReplayBuffer(ReplayBuffer):
         self.next_landmarks[row] = [info["landmarks"] for info in infos]
         self.history[row] = obs["history"]
         self.next_history[row] = next_obs["history"]
+        for key in self.others:
+            self.others[key][row], self.next_others[key][row] = obs[key], next_obs[key]
         self.actions[row] = action.reshape(self.n_envs, -1)[:, : self.actions.shape[-1]]
         self.rewards[row] = reward
         self.dones[row] = done
@@ -138,21 +146,21 @@ class FaceReplayBuffer(ReplayBuffer):
         self.faces.crops(self.indices[at], self.seeds[at], out=inner(padded, p))
         pad_in_place(padded, p)
 
-        def observe(landmarks: np.ndarray, history: np.ndarray) -> dict[str, torch.Tensor]:
-            patches = extract_patches(padded, landmarks[at], p)
-            return {
-                "patches": torch.from_numpy(patches).to(self.device),
-                "history": torch.from_numpy(history[at]).to(self.device),
-            }
+        def observe(
+            landmarks: np.ndarray, history: np.ndarray, others: dict[str, np.ndarray]
+        ) -> dict[str, torch.Tensor]:
+            observed = {"patches": extract_patches(padded, landmarks[at], p), "history": history[at]}
+            observed |= {key: values[at] for key, values in others.items()}
+            return {key: torch.from_numpy(values).to(self.device) for key, values in observed.items()}
 
         actions = self.actions[at]
         if self._learned_history:
             actions = np.concatenate([actions, self.next_history[at]], axis=1)
         rewards = self._normalize_reward(self.rewards[at][:, None], env)
         return DictReplayBufferSamples(
-            observations=observe(self.landmarks, self.history),
+            observations=observe(self.landmarks, self.history, self.others),
             actions=torch.from_numpy(actions).to(self.device),
-            next_observations=observe(self.next_landmarks, self.next_history),
+            next_observations=observe(self.next_landmarks, self.next_history, self.next_others),
             dones=torch.from_numpy((self.dones[at] * (1 - self.timeouts[at]))[:, None]).to(self.device),
             rewards=torch.from_numpy(rewards).to(self.device),
         )

@@ -10,21 +10,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from face_align_env.wrappers import shape_modes
 
-def shape_modes(shapes: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.float32]:
-    """The first principal axes of shapes, each one standard deviation long.
-
-    :param shapes: (N, K, 2) training shapes, pixels of the crop
-    :param count: M, at most 2K
-    :return: (M, 2K) in pixels, the longest first
-    :raises ValueError: ``count`` is not from 1 to 2K
-    """
-    deviations = (shapes - shapes.mean(0)).reshape(len(shapes), -1).astype(np.float64)
-    if not 1 <= count <= deviations.shape[1]:
-        raise ValueError(f"Shapes of {deviations.shape[1]} coordinates have 1 to as many modes, not {count}.")
-    variances, axes = np.linalg.eigh(np.cov(deviations.T))
-    scaled: npt.NDArray[np.float32] = (axes * np.sqrt(variances.clip(0))).T[::-1][:count].astype(np.float32)
-    return scaled
+__all__ = ["ShapeModes", "shape_modes"]
 
 
 class ShapeModes(VecEnvWrapper):

@@ -7,11 +7,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorWrapper
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from face_align_env.vector_env import FaceAlignVectorEnv
+import face_align_env  # noqa: F401 - registers the tasks
+from face_align_env.episodes import check_reset_options
 
 
 class FaceAlignVecEnv(VecEnv):
@@ -20,11 +21,18 @@ class FaceAlignVecEnv(VecEnv):
     Wrap it in ``VecMonitor`` to log returns and lengths of episodes.
 
     :param num_envs: N
-    :param options: keywords of ``gym.make("FaceAlign-v0")``; ``learned_history=True`` for DCRN
+    :param task: a registered id, see :mod:`face_align_env.tasks`
+    :param options: keywords of ``gym.make_vec(task)``; ``learned_history=True`` for DCRN
     """
 
-    def __init__(self, num_envs: int, **options: Any) -> None:
-        self.envs = FaceAlignVectorEnv(num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **options)
+    def __init__(self, num_envs: int, task: str = "FaceAlign-v0", **options: Any) -> None:
+        self.envs = gym.make_vec(
+            task,
+            num_envs,
+            vectorization_mode="vector_entry_point",
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            **options,
+        )
         self.render_mode = self.envs.render_mode
         self._actions: np.ndarray | None = None
         super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)
@@ -32,7 +40,7 @@ class FaceAlignVecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds
-        wanted = [options.get("index") for options in self._options]
+        wanted = [check_reset_options(options, ["index"]).get("index") for options in self._options]
         observations, infos = self.envs.reset(seed=seeds, options={"index": wanted})
         self.reset_infos = _per_env(infos, self.num_envs)
         self._reset_seeds()
@@ -63,21 +71,28 @@ class FaceAlignVecEnv(VecEnv):
         return self.envs.render() or [None] * self.num_envs
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        return [getattr(self.envs, attr_name)] * len(list(self._get_indices(indices)))
+        return [getattr(self._owner(attr_name), attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise ValueError(f"The faces of a batch share '{attr_name}': it cannot be set for some of them.")
-        setattr(self.envs, attr_name, value)
+        setattr(self._owner(attr_name), attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        result = getattr(self.envs, method_name)(*args, **kwargs)
+        result = getattr(self._owner(method_name), method_name)(*args, **kwargs)
         return [result] * len(list(self._get_indices(indices)))
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
         return [False] * len(list(self._get_indices(indices)))
+
+    def _owner(self, name: str) -> Any:
+        """What has that attribute: the outermost wrapper, one inside, or the environments themselves."""
+        env: Any = self.envs
+        while isinstance(env, VectorWrapper) and not hasattr(env, name):
+            env = env.env
+        return env
 
     def _get_indices(self, indices: VecEnvIndices) -> Iterable[int]:
         return range(self.num_envs) if indices is None else [indices] if isinstance(indices, int) else indices

@@ -231,6 +231,7 @@ def _environment(
 ) -> Iterator[VecMonitor]:
     faces = FaceAlignVecEnv(
         config.num_envs,
+        copy=False,
         learned_history=True,
         action_limit=pretrained.config.action_limit,
         patch_size=pretrained.config.patch_size,

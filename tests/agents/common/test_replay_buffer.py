@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from face_align_env.agents.common.extractor import LRNExtractor
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, FacesFromEnv, bytes_per_transition
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.agents.dcrn.algorithm import DCRN
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
@@ -252,3 +254,28 @@ def test_gymnasiums_infos_do_as_well(toy_dataset: Any, mean_shape: np.ndarray) -
             np.testing.assert_array_equal(data.observations[key][i].numpy(), given[row][0][key][j])
             np.testing.assert_array_equal(data.next_observations[key][i].numpy(), given[row][1][key][j])
     assert data.dones.sum() == 0, "terminated was passed, and the limit only cuts off"
+
+
+def test_the_time_left_is_kept_and_sac_learns_on_a_named_task() -> None:
+    options: dict[str, Any] = {"dataset_options": {"size": 6}, "patch_size": 4}
+    env = FaceAlignVecEnv(2, "FaceAlign/Synthetic19-v0", copy=False, **options)
+    model = SAC(
+        "MultiInputPolicy",
+        env,
+        buffer_size=50,
+        learning_starts=4,
+        batch_size=8,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"net_arch": [8]},
+        replay_buffer_class=FaceReplayBuffer,
+        replay_buffer_kwargs={"faces": env.get_attr("faces")[0]},
+    )
+    model.learn(30)
+    buffer = model.replay_buffer
+    assert isinstance(buffer, FaceReplayBuffer)
+    batch = buffer.sample(40)
+    left = {round(float(each), 1) for each in batch.observations["time_left"]}
+    assert len(left) > 5, "the test proves too little"
+    assert left <= {each / 10 for each in range(1, 11)}
+    torch.testing.assert_close(batch.next_observations["time_left"], batch.observations["time_left"] - 0.1)

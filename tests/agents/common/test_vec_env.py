@@ -9,8 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecVideoRecorder
 
 from face_align_env.env import FaceAlignEnv
@@ -131,3 +133,29 @@ def test_vec_monitor_logs_episodes(toy_vec_env: VecEnvs) -> None:
     assert [info["episode"]["l"] for info in infos] == [3, 3]
     assert infos[0]["episode"]["iterations"] == 3
     assert infos[0]["episode"]["nme"] == infos[0]["nme"]
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_algorithms_learn_the_same_without_copies(algorithm: Any) -> None:
+    """Two arrays that take turns are enough for the last observation and the new one."""
+    options: dict[str, Any] = {"landmarks": 19, "dataset_options": {"size": 6}, "initializer": "mean", "patch_size": 4}
+    kind = {"n_steps": 8, "batch_size": 8} if algorithm is PPO else {"learning_starts": 4, "buffer_size": 50}
+    weights = []
+    for copy in (True, False):
+        env = FaceAlignVecEnv(2, copy=copy, max_iterations=3, **options)
+        env.seed(0)
+        model = algorithm("MultiInputPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu", **kind)
+        model.learn(32)
+        weights.append([each.detach().clone() for each in model.policy.parameters()])
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_named_task_is_played(toy_vec_env: VecEnvs) -> None:
+    env = FaceAlignVecEnv(2, "FaceAlign/State19-v0", dataset_options={"size": 6})
+    assert env.observation_space.shape == (11,)
+    assert env.get_attr("faces")[0].prepared.scheme.num_landmarks == 19
+    assert env.get_attr("directions")[0].shape == (10, 38)
+    env.set_options([{"face": 1}, {}])
+    with pytest.raises(ValueError, match="options index; got 'face'"):
+        env.reset()
