@@ -50,7 +50,8 @@ class Rollout:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(N,) iterations until the end."""
-        return (~np.isnan(self.rewards)).sum(axis=0)
+        counts: npt.NDArray[np.int64] = (~np.isnan(self.rewards)).sum(axis=0)
+        return counts
 
     @property
     def returns(self) -> npt.NDArray[np.float64]:
@@ -60,12 +61,14 @@ class Rollout:
     @property
     def nme(self) -> npt.NDArray[np.float64]:
         """(N,) NME where the episodes ended, fractions."""
-        return self.errors[-1]
+        last: npt.NDArray[np.float64] = self.errors[-1]
+        return last
 
     @property
     def initial_nme(self) -> npt.NDArray[np.float64]:
         """(N,) NME of x_0, fractions."""
-        return self.errors[0]
+        first: npt.NDArray[np.float64] = self.errors[0]
+        return first
 
     @property
     def saturated(self) -> npt.NDArray[np.bool_]:
@@ -74,11 +77,15 @@ class Rollout:
         With a discount of 0.9 these episodes return 10, whatever their length, and none returns more:
         1 + 0.9 + 0.9^2 + ... = 10, so that the terminal +10 is worth as much now as after any number of +1.
         """
-        return self.successes & ((self.rewards == 1).sum(axis=0) == self.lengths - 1)
+        paid: npt.NDArray[np.bool_] = self.successes & ((self.rewards == 1).sum(axis=0) == self.lengths - 1)
+        return paid
 
     def discounted(self, gamma: float = GAMMA) -> npt.NDArray[np.float64]:
         """(N,) returns as seen from the first state: the reward of iteration t counts gamma^(t - 1) times."""
-        return np.nansum(gamma ** np.arange(len(self.rewards))[:, None] * self.rewards, axis=0)
+        returns: npt.NDArray[np.float64] = np.nansum(
+            gamma ** np.arange(len(self.rewards))[:, None] * self.rewards, axis=0
+        )
+        return returns
 
     def means(self) -> dict[str, float]:
         """The figures of :data:`MEASURES`: success, NME and failure rate in percent."""

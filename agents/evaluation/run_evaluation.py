@@ -204,8 +204,9 @@ def _measure(work: _Evaluation, prepared: PreparedFaces) -> list[Outcome]:
     """Every method of a run on the faces of a split, and the episodes of those that have some."""
     outcomes = []
     for method, aligner in methods(work.run, work.device):
-        stopped = aligner.lrn is not None and aligner.alpha_2 is not None  # by Eq. 3: only those have episodes
-        parameters = MDPParameters(alpha_2=aligner.alpha_2) if stopped else None
+        # Only those that Eq. 3 stops have episodes.
+        alpha_2 = None if aligner.lrn is None else aligner.alpha_2
+        parameters = None if alpha_2 is None else MDPParameters(alpha_2=alpha_2)
         outcomes.append(evaluate_method(method, aligner, prepared, work.seed, parameters))
     return outcomes
 

@@ -126,7 +126,7 @@ def read_mat(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
         raise BadFaceError(f"'{path}' is empty. {_CURE}")
     if any(start[at : at + 8] == _HDF5 for at in (0, 512, 1024, 2048)):
         with needs("data", f"'{path}', a file of MATLAB's version 7.3,"):
-            import h5py  # type: ignore[import-untyped]  # noqa: F401
+            import h5py  # noqa: F401
         return _read_hdf(path, wanted)
     # Bytes 124 to 127: version and byte order, as two 16-bit numbers in that order.
     if header[124:] in (b"\x00\x01IM", b"\x01\x00MI"):
