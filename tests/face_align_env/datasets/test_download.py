@@ -287,7 +287,8 @@ def test_the_default_place_is_the_first_in_which_the_reader_looks(server, tmp_pa
 def test_bars_show_how_far_it_is(server, place, capsys):
     download(served(server), place)
     shown = capsys.readouterr().err
-    assert "toy: 100%" in shown
+    size = f"{len(server.data) / 1000:.2f}k"
+    assert f"toy: {size} of {size}" in shown
     assert "toy: unpacking" in shown
 
 
