@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from face_align_env.tasks import register_tasks
 
 if TYPE_CHECKING:
+    from face_align_env.aligner import FaceAligner
     from face_align_env.datasets import load_dataset
     from face_align_env.env import FaceAlignEnv
     from face_align_env.vector_env import FaceAlignVectorEnv
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FaceAlignEnv",
     "FaceAlignVectorEnv",
+    "FaceAligner",
     "LearnedHistory",
     "ModeResiduals",
     "PretrainedFeatures",
@@ -30,6 +32,7 @@ __all__ = [
 _MODULES = {
     "FaceAlignEnv": "face_align_env.env",
     "FaceAlignVectorEnv": "face_align_env.vector_env",
+    "FaceAligner": "face_align_env.aligner",
     "LearnedHistory": "face_align_env.wrappers",
     "ModeResiduals": "face_align_env.wrappers",
     "PretrainedFeatures": "face_align_env.wrappers",

@@ -1,5 +1,7 @@
-"""Landmarks for photos: detection, and the cascade on what was detected."""
+"""Landmarks for photos and videos: detection, and the cascade on what was detected."""
 
-from face_align_env.aligner.aligner import Alignment, FaceAligner, draw_alignments
+from face_align_env.aligner.aligner import FaceAligner
+from face_align_env.aligner.alignment import Alignment, draw_alignments
+from face_align_env.aligner.detection import Detector, get_detector
 
-__all__ = ["Alignment", "FaceAligner", "draw_alignments"]
+__all__ = ["Alignment", "Detector", "FaceAligner", "draw_alignments", "get_detector"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from face_align_env.aligner.detection import detect_faces
+from face_align_env.aligner.alignment import Alignment
+from face_align_env.aligner.detection import Detector, get_detector
 from face_align_env.crops import MARGIN, crop_transform, cut, invert_transform, transform_points
 from face_align_env.datasets.base import read_image
 from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
@@ -22,23 +21,6 @@ from face_align_env.networks.cascade import MeanStart, cascade
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.released import find_release, load_networks
-
-
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """One aligned face.
-
-    :param landmarks: (K, 2) float32, pixels of the photo
-    :param iterations: how many times LRN was applied
-    :param trajectory: (iterations + 1, K, 2) float32, x_0 to x_T in pixels of the photo
-    :param box: (4,) float64, x0, y0, x1, y1: where the face was said, or found, to be, pixels of the photo
-    """
-
-    landmarks: npt.NDArray[np.float32]
-    iterations: int
-    trajectory: npt.NDArray[np.float32]
-    box: npt.NDArray[np.float64]
-
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -69,6 +51,8 @@ class FaceAligner:
         AVX-512 BF16 or AMX): 2.6 instead of 4.5 ms a face on two such cores (``compact``, 64 faces, 3 iterations). On
         345 test faces of 300W it moved landmarks by 0.3 to 0.5 pixels of the crop on average, because windows are
         placed to whole pixels, and the NME by at most 0.02 points of %
+    :param detector: finds the faces of photos for which no boxes are given; None:
+        :func:`~face_align_env.aligner.detection.get_detector`'s first choice, when it is needed
     :raises ValueError: start and lrn have different numbers of landmarks
     """
 
@@ -82,6 +66,7 @@ class FaceAligner:
         batch_size: int = 64,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        detector: Detector | None = None,
     ) -> None:
         if lrn is not None and lrn.num_landmarks != start.num_landmarks:
             raise ValueError(f"x_0 has {start.num_landmarks} landmarks, LRN {lrn.num_landmarks}: take one scheme's.")
@@ -90,23 +75,39 @@ class FaceAligner:
         self.lrn = None if lrn is None else _for_inference(lrn, self.device, dtype)
         self.alpha_2, self.max_iterations = alpha_2, max_iterations
         self.margin, self.batch_size = margin, batch_size
+        self._detector = detector
 
     @classmethod
     def from_pretrained(
-        cls, name: str = "300w-68", device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        name: str = "300w-68",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        detector: Detector | None = None,
     ) -> FaceAligner:
         """The aligner of released weights, with the bound and the margin on their card.
 
         :param name: of the release, see :func:`face_align_env.released.released_names`
         :param device: where the networks run
         :param dtype: type of their weights
+        :param detector: finds the faces of photos for which no boxes are given; None: see :class:`FaceAligner`
         :raises ValueError: there is no release of that name; the message says which there are
         :raises WeightsError: its file is not the one that its card describes
         """
         release = find_release(name)
         gen, lrn = load_networks(release)
         card = release.card
-        return cls(gen, lrn, alpha_2=card.alpha_2, margin=card.margin, device=device, dtype=dtype)
+        return cls(gen, lrn, alpha_2=card.alpha_2, margin=card.margin, device=device, dtype=dtype, detector=detector)
+
+    @property
+    def detector(self) -> Detector:
+        """What finds faces where no boxes are given.
+
+        :raises DetectorNotFoundError: this OpenCV has none
+        """
+        if self._detector is None:
+            self._detector = get_detector()
+        return self._detector
 
     def __call__(
         self, image: npt.NDArray[np.uint8] | str | os.PathLike[str], boxes: npt.ArrayLike | None = None
@@ -115,7 +116,7 @@ class FaceAligner:
 
         :param image: (H, W, 3) uint8 RGB, or the path of an image file, which is turned as its EXIF data say
         :param boxes: (N, 4) or (4,): x0, y0, x1, y1 of each face, pixels of the photo, from eyebrow to chin and from
-            ear to ear; None: those that :func:`face_align_env.aligner.detection.detect_faces` finds
+            ear to ear; None: those that the detector finds
         :return: one alignment a box, in their order; those of detected faces from the largest to the smallest. Empty
             where no face was found
         :raises ValueError: the image is empty or of another type; a box is empty or outside the image
@@ -124,7 +125,7 @@ class FaceAligner:
         """
         pixels = image if isinstance(image, np.ndarray) else read_image(Path(image), upright=True)
         if boxes is None:
-            boxes = detect_faces(pixels)
+            boxes = self.detector(pixels)
         corners = np.asarray(boxes, dtype=np.float64)
         corners = corners.reshape(-1, 4) if corners.size else corners.reshape(0, 4)
         if not len(corners):
@@ -134,7 +135,7 @@ class FaceAligner:
         trajectories, iterations = self.align_crops(crops)
         photo = transform_points(invert_transform(transforms)[:, None], trajectories)
         return [
-            Alignment(photo[i, steps], int(steps), photo[i, : steps + 1], corners[i])
+            Alignment(photo[i, steps], int(steps), photo[i, : steps + 1], corners[i], pixels)
             for i, steps in enumerate(iterations)
         ]
 
@@ -164,14 +165,3 @@ class FaceAligner:
                 trajectories[step.faces, step.iteration :] = step.landmarks[:, None]
                 iterations[step.faces] = step.iteration
         return trajectories.cpu().numpy(), iterations.cpu().numpy()
-
-
-def draw_alignments(image: npt.NDArray[np.uint8], alignments: Sequence[Alignment]) -> npt.NDArray[np.uint8]:
-    """The photo with the landmarks of its faces drawn on it; (H, W, 3) uint8, a copy."""
-    from face_align_env.landmarks import get_scheme
-    from face_align_env.rendering import draw_shape
-
-    picture = image.copy()
-    for alignment in alignments:
-        picture = draw_shape(picture, alignment.landmarks, get_scheme(len(alignment.landmarks)), scale=1, radius=2)
-    return picture

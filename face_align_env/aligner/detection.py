@@ -1,158 +1,82 @@
-"""Where the faces of a photo are, without any download: the cascades of Haar features that come with OpenCV.
+"""Where the faces of a photo are: what every detector gives, and which one is taken.
 
-They are old and fast, and find faces that look about into the camera. Who has a better detector gives its boxes.
-On 300W's full set (689 photos, cut to about twice the face's size) they find 95 % of the faces (IoU with the box around
-the landmarks at least 0.3): 98 % of the common, 84 % of the challenging ones. Half of those boxes are off by more than
-8.6 % of the face's size, a tenth by more than 18 %; their sizes are 0.81 to 1.08 of the landmarks' box (5th to 95th
-percentile). Nothing has been measured on whole photos, where more boxes will be of no face.
+A detector is called with a photo and answers with boxes as the landmarks' own box would be: from eyebrow to chin and
+from ear to ear. Any callable of that kind serves :class:`~face_align_env.aligner.aligner.FaceAligner`.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from functools import cache
-from itertools import product
-from threading import Lock
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from face_align_env.crops import invert_transform, transform_points
+Image = npt.NDArray[np.uint8]
+Boxes = npt.NDArray[np.float64]
 
-MAX_SIDE = 1280
-"""Photos with a longer side are reduced to this before faces are looked for, pixels."""
-
-MIN_FACE = 30
-"""Smallest face that is looked for in the reduced photo, pixels; the cascades are trained on 20 and 24."""
+DETECTORS = ("auto", "yunet", "haar")
 
 DARK = 128
 """A photo whose 99th percentile is below this is made brighter, grey levels."""
 
-SCALE_STEP = 1.1
-"""Between two sizes of the sliding window."""
 
-FRONTAL = "haarcascade_frontalface_default.xml"
-FRONTAL_2 = "haarcascade_frontalface_alt2.xml"
-PROFILE = "haarcascade_profileface.xml"
+class Detector(Protocol):
+    """Finds the faces of a photo."""
 
+    def __call__(self, image: Image, /) -> Boxes:
+        """The faces' boxes.
 
-@dataclass(frozen=True)
-class Search:
-    """One way of looking for faces.
-
-    :param cascade: file name
-    :param neighbors: overlapping windows that make a face: more find fewer faces, and fewer that are none
-    :param box: from the cascade's square to the box around the landmarks: how far the centre lies to the right and
-        below, width and height, in sides of the square
-    :param tilts: angles by which the photo is turned, degrees
-    :param mirrored: search the mirrored photo too
-    """
-
-    cascade: str
-    neighbors: int
-    box: tuple[float, float, float, float]
-    tilts: tuple[float, ...] = (0.0,)
-    mirrored: bool = False
-
-
-# Each is tried where those before it have found nothing. The boxes are medians over training faces of 300W (every third
-# of 2,002) that a search has found where those before it had not (IoU of the square and the landmarks' box above 0.3):
-# 154 (of every twelfth face), 18, 5 and 8 faces. Looking into the camera, left and right are the same: no shift.
-SEARCHES = (
-    Search(FRONTAL, 5, (0.0, 0.152, 0.86, 0.832)),
-    Search(FRONTAL_2, 3, (0.0, 0.134, 0.829, 0.857)),
-    Search(PROFILE, 3, (-0.073, 0.097, 0.744, 0.765), mirrored=True),
-    Search(FRONTAL, 5, (0.0, 0.092, 0.795, 0.77), tilts=(-25.0, 25.0)),
-)
-
-Gray = npt.NDArray[np.uint8]
-Boxes = npt.NDArray[np.float64]
+        :param image: (H, W, 3) uint8 RGB
+        :return: (N, 4) float64: x0, y0, x1, y1, pixels of the photo, the largest first. A box may reach beyond the
+            photo
+        :raises ValueError: the image is empty or of another type
+        """
+        ...
 
 
 class DetectorNotFoundError(RuntimeError):
-    """This OpenCV has no cascades; the message says how to get them."""
+    """This OpenCV cannot run the detector, or its file is damaged; the message says what to do."""
 
 
-def detect_faces(image: npt.NDArray[np.uint8], min_face: int = MIN_FACE) -> Boxes:
-    """Find the faces of a photo.
+def get_detector(name: str = "auto") -> Detector:
+    """A detector by its name.
 
-    :param image: (H, W, 3) uint8 RGB
-    :param min_face: smallest face, pixels of the photo after its longer side has been reduced to 1,280 pixels
-    :return: (N, 4) float64: x0, y0, x1, y1, pixels of the photo, as the box around the landmarks would be, from
-        eyebrow to chin; the largest first. A box may reach beyond the photo
-    :raises ValueError: the image is empty or of another type
-    :raises DetectorNotFoundError: this OpenCV has no cascades
+    :param name: ``"yunet"``: a small network (:mod:`face_align_env.aligner.yunet`); ``"haar"``: OpenCV's cascades of
+        Haar features (:mod:`face_align_env.aligner.haar`), for an OpenCV without ``dnn``; ``"auto"``: the first of them
+        that this OpenCV can run
+    :raises ValueError: there is no detector of that name
+    :raises DetectorNotFoundError: this OpenCV cannot run it
     """
     import cv2
 
+    from face_align_env.aligner.haar import HaarDetector
+    from face_align_env.aligner.yunet import YuNetDetector
+
+    if name not in DETECTORS:
+        raise ValueError(f"There is no face detector '{name}'; there are {', '.join(DETECTORS)}.")
+    if name == "haar" or (name == "auto" and not hasattr(cv2, "FaceDetectorYN")):
+        return HaarDetector()
+    return YuNetDetector()
+
+
+def checked(image: Image) -> Image:
+    """The image itself.
+
+    :raises ValueError: it is empty or not (H, W, 3) uint8
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype != np.uint8:
         raise ValueError(f"Expected a non-empty (H, W, 3) uint8 RGB image, got {image.shape} {image.dtype}.")
-    gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-    reduction = max(gray.shape) / MAX_SIDE
-    if reduction > 1:
-        size = (max(1, round(gray.shape[1] / reduction)), max(1, round(gray.shape[0] / reduction)))
-        gray = np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    # The cascades divide by the contrast of each window, but pass over windows that have hardly any.
-    peak = float(np.percentile(gray, 99))
-    if 0 < peak < DARK:
-        gray = np.asarray(cv2.convertScaleAbs(gray, alpha=255 / peak), dtype=np.uint8)
-    boxes = np.zeros((0, 4))
-    for search in SEARCHES:
-        boxes = look(gray, search, min_face)
-        if len(boxes):
-            break
-    zoom = np.array([image.shape[1] / gray.shape[1], image.shape[0] / gray.shape[0]] * 2)
-    in_photo: Boxes = (boxes + 0.5) * zoom - 0.5
-    return in_photo
+    return image
 
 
-def look(gray: Gray, search: Search, min_face: int = MIN_FACE) -> Boxes:
-    """The boxes of the faces that one search finds, the largest first.
-
-    :param gray: (H, W) uint8
-    :param search: how to look
-    :param min_face: smallest square, pixels
-    :return: (N, 4) float64: x0, y0, x1, y1
-    """
-    right, down, width, height = search.box
-    found = []
-    for mirrored, tilt in product((False, True) if search.mirrored else (False,), search.tilts):
-        view, matrix = _view(gray, mirrored, tilt)
-        squares = _squares(view, search.cascade, search.neighbors, min_face)
-        side = squares[:, 2:] - squares[:, :2]
-        centre = (squares[:, :2] + squares[:, 2:]) / 2 + side * [right, down]
-        middle = transform_points(invert_transform(matrix), centre)
-        half = side * [width, height] / 2
-        found.append(np.concatenate([middle - half, middle + half], axis=1))
-    boxes = np.concatenate(found)
-    distinct = np.zeros((0, 4))
-    for box in boxes[np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable")]:
-        # The same head is often found in two views.
-        if not (overlaps(distinct, box) > 0.3).any():
-            distinct = np.concatenate([distinct, box[None]])
-    return distinct
-
-
-def _view(gray: Gray, mirrored: bool, tilt: float) -> tuple[Gray, npt.NDArray[np.float64]]:
-    """The photo, mirrored or turned, all of it, and the (2, 3) matrix from the photo's pixels to the view's."""
+def brightened(image: Image) -> Image:
+    """A dark photo made brighter, (H, W) or (H, W, 3); any other as it is."""
     import cv2
 
-    height, width = gray.shape
-    matrix = np.array([[1.0, 0, 0], [0, 1, 0]])
-    if tilt:
-        matrix = np.asarray(cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), tilt, 1), dtype=np.float64)
-        corners = transform_points(matrix, np.array([[0, 0], [width, 0], [0, height], [width, height]]) - 0.5)
-        matrix[:, 2] -= corners.min(axis=0) + 0.5
-        new_width, new_height = np.ceil(np.ptp(corners, axis=0)).astype(int).tolist()
-        gray = np.asarray(
-            cv2.warpAffine(gray, matrix, (new_width, new_height), borderMode=cv2.BORDER_REPLICATE), dtype=np.uint8
-        )
-    if mirrored:
-        gray = np.ascontiguousarray(gray[:, ::-1])
-        matrix = np.array([[-1, 0], [0, 1]]) @ matrix + [[0, 0, gray.shape[1] - 1], [0, 0, 0]]
-    return gray, matrix
+    peak = float(np.percentile(image[::4, ::4], 99))
+    if not 0 < peak < DARK:
+        return image
+    return np.asarray(cv2.convertScaleAbs(image, alpha=255 / peak), dtype=np.uint8)
 
 
 def overlaps(boxes: Boxes, box: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -165,31 +89,7 @@ def overlaps(boxes: Boxes, box: npt.NDArray[np.floating]) -> npt.NDArray[np.floa
     return overlap
 
 
-_LOCK = Lock()  # a cascade keeps notes while it searches: one photo at a time
-
-
-def _squares(gray: Gray, cascade: str, neighbors: int, min_face: int) -> Boxes:
-    """(N, 4) x0, y0, x1, y1 of what a cascade finds; edges of pixels are at -0.5, 0.5, ..."""
-    with _LOCK:
-        found = _classifier(cascade).detectMultiScale(
-            gray, scaleFactor=SCALE_STEP, minNeighbors=neighbors, minSize=(min_face, min_face)
-        )
-    squares = np.array(found, dtype=np.float64).reshape(-1, 4)
-    squares[:, 2:] += squares[:, :2]
-    return squares - 0.5
-
-
-@cache
-def _classifier(cascade: str) -> Any:
-    import cv2
-
-    # OpenCV 5 has no cascades any more, and some builds of version 4 come without their files.
-    kind = getattr(cv2, "CascadeClassifier", None)
-    folder = getattr(getattr(cv2, "data", None), "haarcascades", "")
-    path = os.path.join(folder, cascade)
-    if kind is None or not os.path.isfile(path):
-        raise DetectorNotFoundError(
-            f'This OpenCV ({cv2.__version__}) has no face detector ({cascade}). Either pip install "opencv-python<5", '
-            "or pass the faces' boxes."
-        )
-    return kind(path)
+def largest_first(boxes: Boxes) -> Boxes:
+    """(N, 4) boxes, sorted by their width."""
+    ordered: Boxes = boxes[np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable")]
+    return ordered

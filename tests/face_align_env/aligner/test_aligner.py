@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import torch
 from writers.release import card_of, micro_gen, write_bundle
 
 from face_align_env import released
-from face_align_env.aligner.aligner import FaceAligner, draw_alignments
+from face_align_env.aligner.aligner import FaceAligner
+from face_align_env.aligner.yunet import YuNetDetector
 from face_align_env.crops import crop_transform, cut, invert_transform, transform_points
 from face_align_env.datasets import FaceDataset
 from face_align_env.datasets.base import BadFaceError
@@ -255,12 +258,9 @@ def test_released_weights_give_their_aligner(
     np.testing.assert_array_equal(FaceAligner.from_pretrained().align_crops(crops)[0], expected[0])
 
 
-def test_without_boxes_the_faces_are_detected(
-    toy_dataset: Any, gen: GEN, lively: LRN, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_boxes_the_faces_are_detected(toy_dataset: Any, gen: GEN, lively: LRN) -> None:
     face = toy_dataset("test")[0]
-    aligner = FaceAligner(gen, lively)
-    monkeypatch.setattr("face_align_env.aligner.aligner.detect_faces", lambda image: np.stack([face.box, face.box + 5]))
+    aligner = FaceAligner(gen, lively, detector=lambda image: np.stack([face.box, face.box + 5]).astype(float))
     detected, given = aligner(face.image), aligner(face.image, [face.box, face.box + 5])
     assert len(detected) == 2
     for one, other in zip(detected, given, strict=True):
@@ -268,17 +268,22 @@ def test_without_boxes_the_faces_are_detected(
         np.testing.assert_array_equal(one.box, other.box)
 
 
+def test_the_first_choice_of_detectors_is_made_when_it_is_needed(gen: GEN, lively: LRN) -> None:
+    aligner = FaceAligner(gen, lively)
+    assert isinstance(aligner.detector, YuNetDetector)
+    assert aligner.detector is aligner.detector
+
+
+def test_the_package_offers_the_aligner_and_stays_cheap() -> None:
+    script = (
+        "import sys, face_align_env\n"
+        "assert not {'torch', 'cv2'} & set(sys.modules)\n"
+        "from face_align_env import FaceAligner\n"
+        "print(FaceAligner.__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "face_align_env.aligner.aligner"
+
+
 def test_a_photo_without_faces_gives_none(gen: GEN, lively: LRN) -> None:
     assert FaceAligner(gen, lively)(np.full((200, 300, 3), 128, np.uint8)) == []
-
-
-def test_drawing_marks_the_landmarks_on_a_copy(toy_dataset: Any, gen: GEN, lively: LRN) -> None:
-    face = toy_dataset("test")[0]
-    before = face.image.copy()
-    (alignment,) = FaceAligner(gen, None)(face.image, face.box)
-    picture = draw_alignments(face.image, [alignment])
-    np.testing.assert_array_equal(face.image, before)
-    rows, columns = np.nonzero((picture != before).any(-1))
-    drawn = np.array([columns.min(), rows.min(), columns.max(), rows.max()])
-    expected = np.concatenate([alignment.landmarks.min(0), alignment.landmarks.max(0)])
-    np.testing.assert_allclose(drawn, expected, atol=5)
