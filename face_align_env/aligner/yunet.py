@@ -151,7 +151,7 @@ class YuNetDetector:
         found = network.detect(view)[1]
         if found is None:
             return np.zeros((0, 5))
-        boxes = found[:, [0, 1, 0, 1, 14]].astype(np.float64)
+        boxes: Boxes = found[:, [0, 1, 0, 1, 14]].astype(np.float64)
         boxes[:, 2:4] += found[:, 2:4]
         boxes[:, :4] -= 0.5
         return boxes
