@@ -12,6 +12,7 @@ from face_align_env.agents.cli.collect import collect
 from face_align_env.agents.cli.data import data_app
 from face_align_env.agents.cli.examples import epilog
 from face_align_env.agents.cli.options import console
+from face_align_env.agents.cli.photos import align, track
 from face_align_env.agents.cli.studies import ablate, evaluate, release, robustness, summarize, tradeoff, watch
 from face_align_env.agents.cli.train import pretrain_app, run, train
 from face_align_env.pretrain.settings import SettingError
@@ -20,7 +21,7 @@ from typer.core import TyperGroup
 
 from face_align_env.progress import Progress
 
-RESUMABLE = ("run", "train", "pretrain", "benchmark", "ablate", "data")
+RESUMABLE = ("align", "run", "train", "pretrain", "benchmark", "ablate", "data")
 # What a user can cause. Anything else is a mistake of this program's.
 EXPECTED = (ValueError, OSError, ModuleNotFoundError, FloatingPointError, MemoryError)
 
@@ -71,7 +72,7 @@ def _complain(text: str) -> None:
 
 # The commands in the order of the help, by what they are for.
 GROUPS: dict[str, tuple[Any, ...]] = {
-    "Photos": (),
+    "Photos": (align, track),
     "Data": (data_app, collect),
     "Training": (run, pretrain_app, train),
     "Study of a run": (evaluate, robustness, tradeoff, ablate, summarize, watch, release),

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
+    "align": (
+        "align photo.jpg",
+        "align holiday --json faces.json --draw drawn",
+    ),
+    "track": (
+        "track clip.mp4 --video tracked.mp4 --csv faces.csv --smooth",
+        "track 0 --json faces.json --max-frames 300",
+    ),
     "run": (
         "run --dataset synthetic --option size=600 --preset tiny --name demo",
         "run --dataset 300w --root path/to/300w --seeds 3",

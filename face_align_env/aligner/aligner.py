@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,13 +16,30 @@ from torch import nn
 
 from face_align_env.aligner.alignment import Alignment
 from face_align_env.aligner.detection import Detector, get_detector
-from face_align_env.crops import MARGIN, crop_transform, cut, invert_transform, transform_points
+from face_align_env.crops import CROP_SIZE, MARGIN, crop_transform, cut, invert_transform, transform_points
 from face_align_env.datasets.base import read_image
 from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
 from face_align_env.networks.cascade import MeanStart, cascade
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.released import find_release, load_networks
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo with its faces cut out.
+
+    :param image: (H, W, 3) uint8 RGB
+    :param boxes: (N, 4) float64 x0, y0, x1, y1, pixels of the photo
+    :param transforms: (N, 2, 3) from the photo's pixels to the crops'
+    :param crops: (N, 256, 256, 3) uint8
+    """
+
+    image: npt.NDArray[np.uint8]
+    boxes: npt.NDArray[np.float64]
+    transforms: npt.NDArray[np.float64]
+    crops: npt.NDArray[np.uint8]
+
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -109,6 +128,10 @@ class FaceAligner:
             self._detector = get_detector()
         return self._detector
 
+    @detector.setter
+    def detector(self, detector: Detector) -> None:
+        self._detector = detector
+
     def __call__(
         self, image: npt.NDArray[np.uint8] | str | os.PathLike[str], boxes: npt.ArrayLike | None = None
     ) -> list[Alignment]:
@@ -123,39 +146,87 @@ class FaceAligner:
         :raises BadFaceError: the file is missing or no image
         :raises DetectorNotFoundError: boxes are to be detected, and this OpenCV cannot
         """
-        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image), upright=True)
-        if boxes is None:
-            boxes = self.detector(pixels)
-        corners = np.asarray(boxes, dtype=np.float64)
-        corners = corners.reshape(-1, 4) if corners.size else corners.reshape(0, 4)
-        if not len(corners):
-            return []
-        transforms = crop_transform(corners, self.margin)
-        crops = np.stack([cut(pixels, transform) for transform in transforms])
-        trajectories, iterations = self.align_crops(crops)
-        photo = transform_points(invert_transform(transforms)[:, None], trajectories)
-        return [
-            Alignment(photo[i, steps], int(steps), photo[i, : steps + 1], corners[i], pixels)
-            for i, steps in enumerate(iterations)
-        ]
+        return self.align_photos([self.prepare(image, boxes)])[0]
 
-    def align_crops(self, crops: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def prepare(
+        self, image: npt.NDArray[np.uint8] | str | os.PathLike[str], boxes: npt.ArrayLike | None = None
+    ) -> Photo:
+        """Read a photo, find its faces and cut them out; may be called by several threads.
+
+        :param image: see :meth:`__call__`
+        :param boxes: see :meth:`__call__`
+        :raises ValueError, BadFaceError, DetectorNotFoundError: see :meth:`__call__`
+        """
+        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image), upright=True)
+        corners = np.asarray(self.detector(pixels) if boxes is None else boxes, dtype=np.float64)
+        corners = corners.reshape(-1, 4) if corners.size else corners.reshape(0, 4)
+        transforms = crop_transform(corners, self.margin)
+        crops = [cut(pixels, transform) for transform in transforms]
+        return Photo(pixels, corners, transforms, np.array(crops, dtype=np.uint8).reshape(-1, CROP_SIZE, CROP_SIZE, 3))
+
+    def align_photos(self, photos: Sequence[Photo]) -> list[list[Alignment]]:
+        """Align the faces of several photos together.
+
+        :param photos: from :meth:`prepare`
+        :return: for each photo, one alignment a box, in their order
+        """
+        if not photos:
+            return []
+        trajectories, iterations = self.align_crops(np.concatenate([photo.crops for photo in photos]))
+        aligned, first = [], 0
+        for photo in photos:
+            last = first + len(photo.boxes)
+            shapes = transform_points(invert_transform(photo.transforms)[:, None], trajectories[first:last])
+            aligned.append(
+                [
+                    Alignment(shapes[i, steps], int(steps), shapes[i, : steps + 1], photo.boxes[i], photo.image)
+                    for i, steps in enumerate(iterations[first:last])
+                ]
+            )
+            first = last
+        return aligned
+
+    def align_crops(
+        self, crops: npt.NDArray[np.uint8], starts: npt.NDArray[np.float32] | None = None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Align prepared crops.
 
         :param crops: (N, 256, 256, 3) uint8
+        :param starts: (N, K, 2) x_0 of each, crop pixels, such as a face's shape in the frame before; None: GEN's, or
+            the mean shape
         :return: trajectories (N, max_iterations + 1, K, 2) in crop pixels, which stand still after a face's last
             iteration, and (N,) int64 numbers of iterations
         """
         if not len(crops):
             steps = 1 if self.lrn is None else self.max_iterations + 1
             return np.zeros((0, steps, self.start.num_landmarks, 2), np.float32), np.zeros(0, np.int64)
-        parts = [self._align_batch(crops[i : i + self.batch_size]) for i in range(0, len(crops), self.batch_size)]
+        parts = []
+        for first in range(0, len(crops), self.batch_size):
+            batch = slice(first, first + self.batch_size)
+            parts.append(self._align_batch(crops[batch], None if starts is None else starts[batch]))
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     @torch.inference_mode()
-    def _align_batch(self, crops: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def start_shapes(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """x_0 without iterations: GEN's estimates, or the mean shape.
+
+        :param crops: (N, 256, 256, 3) uint8
+        :return: (N, K, 2) crop pixels
+        """
+        shapes: npt.NDArray[np.float32] = (
+            self.start(torch.from_numpy(np.ascontiguousarray(crops)).to(self.device)).cpu().numpy()
+        )
+        return shapes
+
+    @torch.inference_mode()
+    def _align_batch(
+        self, crops: npt.NDArray[np.uint8], starts: npt.NDArray[np.float32] | None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         images = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device)
-        x_0 = self.start(images)
+        if starts is None:
+            x_0 = self.start(images)
+        else:
+            x_0 = torch.from_numpy(np.asarray(starts, dtype=np.float32)).to(self.device)
         steps = 0 if self.lrn is None else self.max_iterations
         trajectories = x_0[:, None].repeat(1, steps + 1, 1, 1)
         iterations = torch.zeros(len(images), dtype=torch.int64, device=self.device)

@@ -34,7 +34,7 @@ class Detector(Protocol):
         ...
 
 
-class DetectorNotFoundError(RuntimeError):
+class DetectorNotFoundError(ModuleNotFoundError):
     """This OpenCV cannot run the detector, or its file is damaged; the message says what to do."""
 
 

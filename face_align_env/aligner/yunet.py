@@ -24,7 +24,7 @@ from face_align_env.aligner.detection import (
     largest_first,
     overlaps,
 )
-from face_align_env.crops import crop_transform, cut
+from face_align_env.crops import CROP_SIZE, crop_transform, cut, invert_transform, transform_points
 
 MODEL = Path(__file__).parent / "models" / "yunet.onnx"
 SHA256 = "dff2f214232ed0da2f85b0a6ae76dcc9e4ab40dd96d726c8930e46306b55c9a0"
@@ -52,6 +52,8 @@ SCORE = 0.6
 
 CANDIDATE, CERTAIN = 0.35, 0.85
 LOOK, LOOK_FACE = 160, 48  # pixels: the second look's side, and the face's in it
+_LOOK_MARGIN = (LOOK / LOOK_FACE - 1) / 2
+_IN_LOOK = (LOOK - 1) / 2 + np.array([-1, -1, 1, 1]) * LOOK_FACE / 2
 SMALLEST_VIEW = 64  # pixels: with sides of 32, OpenCV's convolutions read what was in memory before
 _OVERLAP_OF_ONE = 0.3  # intersection over union of boxes that are of one face
 
@@ -97,8 +99,7 @@ class YuNetDetector:
         faces = distinct(faces[np.argsort(-faces[:, 4], kind="stable")])
         scores = np.array([self._considered(photo, face) for face in faces])
         boxes = faces[scores >= self.score, :4] if len(faces) else faces[:, :4]
-        corner, size = np.tile(boxes[:, :2], 2), np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-        return largest_first(corner + size * TO_LANDMARKS)
+        return largest_first(_to_landmarks(boxes))
 
     def _at_scale(self, photo: Image, scale: float) -> Boxes:
         """(N, 5) boxes in pixels of the photo, and scores, of the faces seen in the photo when it is resized."""
@@ -122,21 +123,48 @@ class YuNetDetector:
         boxes[:, :4] = (boxes[:, :4] + 0.5) * zoom - 0.5
         return boxes
 
+    def look(self, image: Image, box: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], float]:
+        """Look for one face where one is expected, which takes a fraction of the time of a search.
+
+        :param image: (H, W, 3) uint8 RGB
+        :param box: (4,) about where the landmarks are, pixels
+        :return: (4,) the box of the face there, and its score from 0 to 1; the box that was given, and 0, where none is
+        """
+        around = _from_landmarks(np.asarray(box, dtype=np.float64)[None])[0]
+        try:
+            matrix = crop_transform(around, _LOOK_MARGIN)
+            view = self._view(checked(image), matrix)[:, :, ::-1]
+        except ValueError:  # the box is empty or has left the picture
+            return np.asarray(box, dtype=np.float64), 0.0
+        found = self._detect(np.ascontiguousarray(view))
+        overlap = overlaps(found[:, :4], _IN_LOOK)
+        found = found[overlap > _OVERLAP_OF_ONE / 2]
+        if not len(found):
+            return np.asarray(box, dtype=np.float64), 0.0
+        best = found[found[:, 4].argmax()]
+        zoom = CROP_SIZE / LOOK
+        corners = (best[:4].reshape(2, 2) + 0.5) * zoom - 0.5
+        in_image = transform_points(invert_transform(matrix), corners).astype(np.float64).reshape(4)
+        return _to_landmarks(in_image[None])[0], float(best[4])
+
     def _considered(self, photo: Image, face: npt.NDArray[np.float64]) -> float:
         """The score of a face after a second look, if the first was not enough."""
-        import cv2
-
         score = float(face[4])
         if score >= CERTAIN:
             return score
-        crop = cut(photo, crop_transform(face[:4], (LOOK / LOOK_FACE - 1) / 2))
-        view = np.asarray(cv2.resize(crop, (LOOK, LOOK), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        middle = (LOOK - 1) / 2 + np.array([-1, -1, 1, 1]) * LOOK_FACE / 2
+        view = self._view(photo, crop_transform(face[:4], _LOOK_MARGIN))
         scores = [score]
         for seen in (view, np.ascontiguousarray(view[:, ::-1])):
             boxes = self._detect(seen)
-            scores.append(float(boxes[overlaps(boxes[:, :4], middle) > _OVERLAP_OF_ONE, 4].max(initial=0)))
+            scores.append(float(boxes[overlaps(boxes[:, :4], _IN_LOOK) > _OVERLAP_OF_ONE, 4].max(initial=0)))
         return sum(scores) / len(scores)
+
+    def _view(self, photo: Image, matrix: npt.NDArray[np.float64]) -> Image:
+        """The crop of a face, (LOOK, LOOK, 3)."""
+        import cv2
+
+        crop = cut(photo, matrix)
+        return np.asarray(cv2.resize(crop, (LOOK, LOOK), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
     def _detect(self, view: Image) -> Boxes:
         """(N, 5) boxes and scores of the candidates in a BGR picture, edges of pixels at -0.5, 0.5, ..."""
@@ -165,6 +193,19 @@ class YuNetDetector:
                 "onnx", model, empty, (LOOK, LOOK), CANDIDATE, _OVERLAP_OF_ONE
             )
         return self._networks.network
+
+
+def _to_landmarks(boxes: Boxes) -> Boxes:
+    """From (N, 4) boxes of the network to those around the landmarks."""
+    corner, size = np.tile(boxes[:, :2], 2), np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    return np.asarray(corner + size * TO_LANDMARKS, dtype=np.float64)
+
+
+def _from_landmarks(boxes: Boxes) -> Boxes:
+    """The inverse of :func:`_to_landmarks`."""
+    size = (boxes[:, 2:] - boxes[:, :2]) / (TO_LANDMARKS[2:] - TO_LANDMARKS[:2])
+    corner = boxes[:, :2] - size * TO_LANDMARKS[:2]
+    return np.concatenate([corner, corner + size], axis=1)
 
 
 def distinct(faces: Boxes) -> Boxes:

@@ -34,12 +34,6 @@ def lively(new_lrn: Callable[..., LRN]) -> LRN:
 
 
 @pytest.fixture
-def gen(mean_shape: np.ndarray) -> GEN:
-    torch.manual_seed(0)
-    return GEN(GENConfig(input_size=16, width=4, hidden=16), mean_shape)
-
-
-@pytest.fixture
 def faces(toy_dataset: Any) -> PreparedFaces:
     return PreparedFaces(toy_dataset("test", size=8))
 

@@ -1,0 +1,123 @@
+"""Videos and cameras: their frames, and a video with what was found in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from face_align_env.files import atomic_path
+
+Image = npt.NDArray[np.uint8]
+
+FPS = 30.0
+"""Of cameras and files that do not say how many frames a second they have."""
+
+
+class VideoError(ValueError):
+    """A video or camera that cannot be read or written; the message names it and says what to do."""
+
+
+class VideoFrames:
+    """The frames of a video file or a camera, in their order.
+
+    :param source: a file, or the number of a camera ("0")
+    :raises VideoError: there is no such file or camera, or the file is no video
+    """
+
+    def __init__(self, source: str | os.PathLike[str]) -> None:
+        import cv2
+
+        name = os.fspath(source)
+        self.is_camera = name.isdecimal() and not Path(name).exists()
+        self.name = f"camera {name}" if self.is_camera else f"'{name}'"
+        if not self.is_camera:
+            if not os.path.exists(name):
+                raise VideoError(f"The video '{name}' is missing. A camera is named by its number: 0, 1, ...")
+            if not os.path.isfile(name):
+                raise VideoError(f"'{name}' is no file; face-align align takes folders of photos.")
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its warnings would come before our error
+        try:
+            self._capture = cv2.VideoCapture(int(name) if self.is_camera else name)
+        finally:
+            cv2.utils.logging.setLogLevel(level)
+        if not self._capture.isOpened():
+            if self.is_camera:
+                raise VideoError(f"There is no {self.name}, or another program uses it.")
+            raise VideoError(f"'{name}' is no video ({os.path.getsize(name)} bytes). Get it again.")
+        told = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = told if 0 < told <= 1000 else FPS
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.count = count if count > 0 and not self.is_camera else None
+        """Frames that the file says it has; None: not known."""
+
+    def __iter__(self) -> Iterator[Image]:
+        """(H, W, 3) uint8 RGB frames.
+
+        :raises VideoError: there is not a single one, or a tenth of those that the file says it has are missing
+        """
+        number = 0
+        try:
+            while True:
+                whole, frame = self._capture.read()
+                if not whole:
+                    break
+                number += 1
+                yield np.ascontiguousarray(frame[:, :, ::-1])
+        finally:
+            self._capture.release()
+        if not number:
+            raise VideoError(f"{self.name} gave no frame. Get it again, or look whether another program uses it.")
+        # What files say is often one or two too many.
+        if self.count is not None and number < 0.9 * self.count:
+            raise VideoError(f"{self.name} ends after {number:,} of {self.count:,} frames. Get it again.")
+
+
+class VideoWriter:
+    """A video file (H.264's predecessor MPEG-4 in .mp4), complete or not there.
+
+    :param path: the file, .mp4
+    :param fps: frames a second
+    :raises VideoError: it is not called .mp4
+    """
+
+    def __init__(self, path: str | os.PathLike[str], fps: float) -> None:
+        if Path(path).suffix.lower() != ".mp4":
+            raise VideoError(f"A video is written as .mp4, not as '{Path(path).suffix}': name '{path}' so.")
+        temporary, self._final = atomic_path(path)
+        self._temporary = temporary.with_suffix(".mp4")  # FFmpeg goes by the name
+        self._fps, self._writer = fps, None
+
+    _writer: Any
+
+    def write(self, frame: Image) -> None:
+        """Add a frame, (H, W, 3) uint8 RGB, all of one size.
+
+        :raises VideoError: OpenCV cannot write the file
+        """
+        import cv2
+
+        if self._writer is None:
+            size = (frame.shape[1], frame.shape[0])
+            self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, size)
+            if not self._writer.isOpened():
+                raise VideoError(f"This OpenCV cannot write the video '{self._final}'.")
+        self._writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            if kind is None:
+                os.replace(self._temporary, self._final)
+        self._temporary.unlink(missing_ok=True)

@@ -1,0 +1,211 @@
+"""Faces that are followed through the frames of a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from face_align_env.aligner.aligner import FaceAligner
+from face_align_env.aligner.tracking import FaceTracker, OneEuroFilter
+from face_align_env.aligner.videos import VideoError, VideoFrames, VideoWriter
+from face_align_env.aligner.yunet import YuNetDetector
+from face_align_env.datasets import load_dataset
+
+SIDE = 256
+
+
+@pytest.fixture(scope="module")
+def aligner() -> FaceAligner:
+    return FaceAligner.from_pretrained("synthetic-68", detector=YuNetDetector())
+
+
+@pytest.fixture(scope="module")
+def faces() -> list[Any]:
+    dataset = load_dataset("synthetic", "test", size=4)
+    return [dataset[0], dataset[2]]
+
+
+def frame_of(*placed: tuple[Any, int, int]) -> np.ndarray:
+    """(400, 700, 3) with faces at (x, y)."""
+    frame = np.full((400, 700, 3), 100, np.uint8)
+    for face, x, y in placed:
+        frame[y : y + SIDE, x : x + SIDE] = face.image
+    return frame
+
+
+def error(landmarks: np.ndarray, face: Any, x: int, y: int) -> float:
+    truth = face.landmarks + np.float32([x, y])
+    return float(np.linalg.norm(landmarks - truth, axis=1).mean() / np.linalg.norm(truth[36] - truth[45]))
+
+
+def test_faces_keep_their_ids_while_they_move(aligner: FaceAligner, faces: list[Any]) -> None:
+    tracker = FaceTracker(aligner)
+    who: dict[int, int] = {}
+    for i in range(8):
+        places = [(10 + 8 * i, 20 + 3 * i), (420 - 6 * i, 100)]
+        found = tracker(frame_of((faces[0], *places[0]), (faces[1], *places[1])))
+        assert [each.id for each in found] == [0, 1]
+        for each in found:
+            errors = [error(each.alignment.landmarks, face, *place) for face, place in zip(faces, places, strict=True)]
+            assert min(errors) < 0.08
+            assert who.setdefault(each.id, int(np.argmin(errors))) == np.argmin(errors), "the same person"
+
+
+def test_the_detector_searches_only_where_it_must(aligner: FaceAligner, faces: list[Any]) -> None:
+    searched = []
+
+    class Counting(YuNetDetector):
+        def __call__(self, image: np.ndarray, /) -> np.ndarray:
+            searched.append(len(searched))
+            return super().__call__(image)
+
+    tracker = FaceTracker(FaceAligner.from_pretrained("synthetic-68", detector=Counting()), detect_every=5)
+    nobody, somebody = frame_of(), frame_of((faces[0], 100, 50))
+    counts = []
+    for frame in (nobody, nobody, *[somebody] * 8, nobody):
+        searched.clear()
+        tracker(frame)
+        counts.append(len(searched))
+    # none, none, found; then five frames without a search; lost in the last frame
+    assert counts == [1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1]
+
+
+def test_a_face_that_comes_back_is_a_new_one(aligner: FaceAligner, faces: list[Any]) -> None:
+    tracker = FaceTracker(aligner)
+    somebody = frame_of((faces[0], 100, 50))
+    assert [face.id for face in tracker(somebody)] == [0]
+    assert tracker(frame_of()) == []
+    assert [face.id for face in tracker(somebody)] == [1]
+
+
+def test_x_0_is_the_mean_of_gens_and_the_last_shape(aligner: FaceAligner, faces: list[Any]) -> None:
+    tracker = FaceTracker(aligner)
+    frame = frame_of((faces[0], 100, 50))
+    (before,) = tracker(frame)
+    (after,) = tracker(frame)
+    box = after.alignment.box
+    (alone,) = aligner(frame, box)
+    expected = (before.alignment.landmarks + alone.trajectory[0]) / 2
+    np.testing.assert_allclose(after.alignment.trajectory[0], expected, atol=0.01)
+
+
+def test_a_detector_that_cannot_look_searches_every_frame(faces: list[Any]) -> None:
+    photos = []
+
+    def detect(image: np.ndarray) -> np.ndarray:
+        photos.append(image)
+        return (faces[0].box + np.float32([100, 50, 100, 50]))[None].astype(float)
+
+    tracker = FaceTracker(FaceAligner.from_pretrained("synthetic-68", detector=detect))
+    frame = frame_of((faces[0], 100, 50))
+    ids = [[face.id for face in tracker(frame)] for _ in range(3)]
+    assert ids == [[0]] * 3
+    assert len(photos) == 3
+
+
+def test_smoothing_takes_jitter_and_leaves_faces_where_they_are(aligner: FaceAligner, faces: list[Any]) -> None:
+    rng, results = np.random.default_rng(0), {}
+    frames = [np.clip(frame_of((faces[0], 100, 50)) + rng.normal(0, 8, (400, 700, 3)), 0, 255) for _ in range(8)]
+    for smooth in (False, True):
+        tracker = FaceTracker(aligner, smooth=smooth)
+        shapes = np.array([tracker(frame.astype(np.uint8))[0].alignment.landmarks for frame in frames])
+        results[smooth] = np.abs(np.diff(shapes, 2, axis=0)).mean()
+        assert error(shapes[-1], faces[0], 100, 50) < 0.06
+    assert results[True] < 0.6 * results[False]
+
+
+def test_the_filter_follows_a_fast_face_and_holds_a_slow_one() -> None:
+    shape = np.random.default_rng(0).uniform(0, 100, (68, 2))
+    noise = np.random.default_rng(1).normal(0, 0.5, (60, 68, 2))
+    still, moving = OneEuroFilter(), OneEuroFilter()
+    for i in range(60):
+        held = still(shape + noise[i], 1 / 30)
+        followed = moving(shape + np.array([20.0 * i, 0]), 1 / 30)
+    assert np.abs(held - shape).mean() < 0.5 * np.abs(noise).mean()
+    assert np.abs(followed - shape - np.array([20.0 * 59, 0])).mean() < 20, "less than a frame behind"
+
+
+@pytest.mark.parametrize("wrong", [{"detect_every": 0}, {"fps": 0.0}, {"fps": float("nan")}])
+def test_parameters_out_of_range_are_errors(aligner: FaceAligner, wrong: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        FaceTracker(aligner, **wrong)
+
+
+def test_looking_finds_the_face_and_says_how_certain_it_is(faces: list[Any]) -> None:
+    detector, frame = YuNetDetector(), frame_of((faces[0], 100, 50))
+    truth = faces[0].box + np.float32([100, 50, 100, 50])
+    for shift in (-15, 0, 15):
+        box, score = detector.look(frame, truth + shift)
+        assert score > 0.6
+        np.testing.assert_allclose(box, truth, atol=25)
+    for nowhere in ([500, 20, 600, 120], [9000, 0, 9100, 90], [5, 5, 5, 5]):
+        box, score = detector.look(frame, np.array(nowhere))
+        assert score == 0
+        np.testing.assert_array_equal(box, nowhere)
+
+
+def test_a_video_is_written_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "o" / "v.mp4"
+    with VideoWriter(path, 12) as writer:
+        for i in range(5):
+            writer.write(np.full((64, 96, 3), [250, 30 * i, 0], np.uint8))
+    frames = VideoFrames(path)
+    assert (frames.fps, frames.count) == (12, 5)
+    colors = [frame.reshape(-1, 3).mean(axis=0) for frame in frames]
+    np.testing.assert_allclose(colors, [[250, 30 * i, 0] for i in range(5)], atol=12)
+    assert [file.name for file in path.parent.iterdir()] == ["v.mp4"]
+
+
+def break_off(writer: VideoWriter) -> None:
+    writer.write(np.zeros((64, 96, 3), np.uint8))
+    raise ValueError("a defect")
+
+
+def test_a_video_that_was_not_finished_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a defect"), VideoWriter(tmp_path / "v.mp4", 10) as writer:
+        break_off(writer)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("v.mp4", b"", r"'.*v\.mp4' is no video \(0 bytes\)"),
+        ("v.mp4", b"some text", "is no video"),
+        ("v.mp4", None, "is missing. A camera is named by its number"),
+        ("folder", None, "is no file; face-align align takes folders"),
+    ],
+)
+def test_what_is_no_video_is_named(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    (tmp_path / "folder").mkdir()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(VideoError, match=message):
+        VideoFrames(tmp_path / name)
+
+
+def test_a_camera_that_is_not_there_is_named() -> None:
+    with pytest.raises(VideoError, match="There is no camera 87"):
+        VideoFrames("87")
+
+
+def test_other_kinds_of_files_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=r"written as \.mp4, not as '\.avi'"):
+        VideoWriter(tmp_path / "v.avi", 30)
+
+
+def test_a_video_that_is_cut_off_is_an_error_after_its_frames(tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
+    for _ in range(20):
+        writer.write(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
+    writer.release()
+    data = (tmp_path / "v.avi").read_bytes()
+    (tmp_path / "v.avi").write_bytes(data[: len(data) // 2])
+    seen: list[np.ndarray] = []
+    with pytest.raises(VideoError, match=r"ends after \d+ of 20 frames"):
+        seen.extend(VideoFrames(tmp_path / "v.avi"))
+    assert 0 < len(seen) < 18
