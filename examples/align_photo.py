@@ -4,8 +4,8 @@
     python examples/align_photo.py photo.jpg --pretrained 300w-68
     python examples/align_photo.py photo.jpg --box 80 60 260 240 --box 300 70 470 240 --run runs/300w-compact
 
-Without a photo one is drawn: a synthetic face of the test split. Without boxes, faces are looked for with OpenCV's
-cascades. A face's box goes from eyebrow to chin and from ear to ear, as the landmarks' own bounding box has it.
+Without a photo one is drawn: a synthetic face of the test split. Without boxes, faces are detected.
+A face's box goes from eyebrow to chin and from ear to ear, as the landmarks' own bounding box has it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from face_align_env.agents.run_folder import RunFolder
 
-from face_align_env.aligner.aligner import FaceAligner
+from face_align_env import FaceAligner
 from face_align_env.datasets import load_dataset
 from face_align_env.datasets.base import read_image
 from face_align_env.landmarks import get_scheme

@@ -1,4 +1,4 @@
-"""face-align align, on drawn faces and on everything that is no photo."""
+"""face-align align and track, on drawn faces and on everything that is no photo or video."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from face_align_env.agents.cli.app import app, main
 from PIL import Image
 from typer.testing import CliRunner
 
+from face_align_env.aligner.videos import VideoFrames, VideoWriter
 from face_align_env.datasets import load_dataset
 
 FAST = ("--weights", "synthetic-68")
@@ -303,5 +304,75 @@ def test_a_file_without_permission_is_named(folder: Path) -> None:
     assert "Permission denied" in call(folder, code=1).stderr
 
 
-def test_there_are_at_least_forty_kinds_of_bad_input() -> None:
-    assert len(BROKEN) + len(WRONG) >= 40
+@pytest.fixture
+def clip(here: Path, face: np.ndarray) -> Path:
+    """Six frames of a face that moves to the right."""
+    with VideoWriter(here / "clip.mp4", 10) as writer:
+        for i in range(6):
+            frame = np.full((300, 400, 3), 100, np.uint8)
+            frame[20:276, 10 + 8 * i : 266 + 8 * i] = face
+            writer.write(frame)
+    return here / "clip.mp4"
+
+
+def track(*arguments: Any) -> Any:
+    result = CliRunner().invoke(app, ["track", *map(str, arguments), *FAST])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result
+
+
+def test_a_face_is_followed_through_a_video(clip: Path, here: Path) -> None:
+    output = track(clip, "--json", "o/f.json", "--csv", "o/f.csv", "--video", "o/v.mp4").output
+    assert "6 frames, 1 faces" in output
+    told = [json.loads(line) for line in (here / "o" / "f.json").read_text().splitlines()]
+    assert [(each["frame"], each["time"], [face["id"] for face in each["faces"]]) for each in told] == [
+        (i, i / 10, [0]) for i in range(6)
+    ]
+    noses = np.array([each["faces"][0]["landmarks"][30][0] for each in told])
+    np.testing.assert_allclose(np.diff(noses), 8, atol=3)
+    with (here / "o" / "f.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    np.testing.assert_allclose([float(row["x30"]) for row in rows], noses)
+    assert len(list(VideoFrames(here / "o" / "v.mp4"))) == 6
+    assert len(list((here / "o").iterdir())) == 3
+
+
+def test_frames_go_to_a_pipe_one_line_each(clip: Path) -> None:
+    lines = track(clip, "--max-frames", 2, "--smooth").stdout.splitlines()
+    assert [len(json.loads(line)["faces"]) for line in lines] == [1, 1]
+
+
+WRONG_VIDEOS: list[tuple[tuple[str, ...], str]] = [
+    (("nowhere.mp4",), r"'nowhere\.mp4' is missing. A camera is named by its number"),
+    (("87",), "There is no camera 87"),
+    (("text.mp4",), r"'text\.mp4' is no video \(4 bytes\)"),
+    (("empty.mp4",), r"'empty\.mp4' is no video \(0 bytes\)"),
+    ((".",), "is no file; face-align align takes folders"),
+    (("clip.mp4", "--max-frames", "0"), "max-frames must be at least 1, got 0"),
+    (("clip.mp4", "--detect-every", "0"), "detect_every must be at least 1 frame, got 0"),
+    (("clip.mp4", "--video", "out.avi"), r"written as \.mp4, not as '\.avi'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG_VIDEOS, ids=[" ".join(each[0]) for each in WRONG_VIDEOS])
+def test_what_cannot_be_tracked_is_named(
+    clip: Path,
+    here: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (here / "text.mp4").write_text("text")
+    (here / "empty.mp4").write_bytes(b"")
+    monkeypatch.setattr(sys, "argv", ["face-align", "track", *arguments, *FAST])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 1
+    said = capsys.readouterr().err
+    assert re.search(message, said), said
+    assert "Traceback" not in said
+
+
+def test_there_are_at_least_fifty_kinds_of_bad_input() -> None:
+    assert len(BROKEN) + len(WRONG) + len(WRONG_VIDEOS) >= 50
