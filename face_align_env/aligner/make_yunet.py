@@ -6,7 +6,7 @@
 
 libfacedetection is Shiqi Yu's YuNet (W. Wu, H. Peng, S. Yu, "YuNet: A Tiny Millisecond-level Face Detector", 2023),
 compiled, under the 3-clause BSD licence (``models/LICENSE.yunet``). The graph has the inputs and outputs that OpenCV's
-``FaceDetectorYN`` expects. Needs the extra ``export``; nothing else of this project uses this file.
+``FaceDetectorYN`` expects. Needs the extra ``onnx``; nothing else of this project uses this file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from face_align_env.extras import needs
 from face_align_env.files import write_bytes
 
 Tensors = dict[str, npt.NDArray[np.float32]]
@@ -98,8 +99,9 @@ class _Graph:
 
 def build(tensors: Tensors) -> bytes:
     """The network as an ONNX file: ``input`` (1, 3, H, W) BGR 0..255, H and W multiples of 32."""
-    import onnx
-    from onnx import TensorProto, helper
+    with needs("onnx", "The making of an ONNX file"):
+        import onnx
+        from onnx import TensorProto, helper
 
     graph = _Graph(tensors)
     stem = graph.convolution("input", STEM, (3, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2])
