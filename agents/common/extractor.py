@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def load_lrn(lrn: LRN | str | os.PathLike[str] | None, observation_space: spaces
 
 
 class LRNExtractor(BaseFeaturesExtractor):
-    """The trunk of LRN: features d_{t+1} in R^512 from the state (p_t, d_t).
+    """The trunk of LRN: features d_{t+1} in R^512 from the state (p_t, d_t), and behind them whatever else is observed.
 
     ``SAC("MultiInputPolicy", env, policy_kwargs=dict(features_extractor_class=LRNExtractor,
     features_extractor_kwargs=dict(lrn="300w-68", freeze=True)))``
@@ -71,7 +72,11 @@ class LRNExtractor(BaseFeaturesExtractor):
                 f"lrn=LRN.load('{lrn}'); the model then carries it."
             )
         network = load_lrn(lrn, observation_space)
-        super().__init__(observation_space, features_dim=network.config.hidden)
+        # Such as the share of iterations that is left: the -10 at the limit cannot be foreseen without it.
+        others = [key for key in observation_space.spaces if key not in ("patches", "history")]
+        num_others = sum(spaces.flatdim(observation_space[key]) for key in others)
+        super().__init__(observation_space, features_dim=network.config.hidden + num_others)
+        self.others = others
         self.trunk = network.trunk
         self._pretrained = lrn is not None
         if freeze:
@@ -83,4 +88,4 @@ class LRNExtractor(BaseFeaturesExtractor):
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         features: Tensor = self.trunk(observations["patches"], observations["history"])
-        return features
+        return torch.cat([features, *(observations[key].flatten(1) for key in self.others)], dim=1)

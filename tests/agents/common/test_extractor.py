@@ -124,3 +124,15 @@ def test_a_saved_model_needs_no_file_of_weights(toy_env: Env, lrn: LRN, tmp_path
     path.unlink()
     (extractor, *_) = extractors(SAC.load(tmp_path / "model.zip", device="cpu"))
     assert torch.equal(extractor.trunk.recurrent.weight, lrn.trunk.recurrent.weight)
+
+
+def test_what_else_is_observed_follows_the_features(toy_env: Env, lrn: LRN) -> None:
+    space = toy_env().observation_space
+    assert isinstance(space, spaces.Dict)
+    timed = spaces.Dict({**space.spaces, "time": spaces.Box(0, 1, (1,))})
+    extractor = LRNExtractor(timed, lrn)
+    assert extractor.features_dim == lrn.config.hidden + 1
+    batch = {key: torch.from_numpy(timed[key].sample())[None] for key in timed.spaces}
+    features = extractor(batch)
+    torch.testing.assert_close(features[:, :-1], lrn.trunk(batch["patches"], batch["history"]))
+    torch.testing.assert_close(features[:, -1:], batch["time"])
