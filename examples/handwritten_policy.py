@@ -15,13 +15,14 @@ examples.handwritten_policy:policy`` ask for; there it is fitted on its first ca
 
 from __future__ import annotations
 
-import argparse
 import time
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.rollout import play_held_out
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
@@ -115,15 +116,22 @@ def policy(observation: Observation) -> np.ndarray:
 policy.vectorized = True  # type: ignore[attr-defined]  # who asks may hand over a batch
 
 
-def main() -> None:
-    """Fit, and measure beside doing nothing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--landmarks", type=int, default=68, help="19, 29 or 68 (%(default)s)")
-    parser.add_argument("--size", type=int, default=600, help="number of training faces (%(default)s)")
-    parser.add_argument("--eval-faces", type=int, default=100, help="number of held-out faces (%(default)s)")
-    parser.add_argument("--ridge", type=float, default=RIDGE, help="weight of the squared coefficients (%(default)s)")
-    args = parser.parse_args()
+@dataclass
+class Args:
+    """Everything that can be changed from the command line."""
 
+    landmarks: int = 68
+    """19, 29 or 68"""
+    size: int = 600
+    """number of training faces"""
+    eval_faces: int = 100
+    """number of held-out faces"""
+    ridge: float = RIDGE
+    """weight of the squared coefficients"""
+
+
+def main(args: Args) -> None:
+    """Fit, and measure beside doing nothing."""
     faces = {"landmarks": args.landmarks, "dataset_options": {"size": args.eval_faces}, "initializer": "mean"}
 
     def still(observations: Observation) -> np.ndarray:
@@ -137,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_arguments(Args, __doc__))

@@ -21,18 +21,17 @@ Where there is no dataset of that id, a small one is collected from the policy o
 
 from __future__ import annotations
 
-import argparse
 import copy
-import inspect
-import re
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from face_align_env.agents.common.arguments import parse_arguments
+from face_align_env.agents.common.extractor import find_lrn
 from face_align_env.agents.common.rollout import play_held_out
 from torch import Tensor, nn
 from torch.nn import functional
@@ -78,23 +77,9 @@ class Args:
     seed: int = 0
     """of everything random"""
     lrn: str = ""
-    """weights of a pretrained LRN to start from; default: a fresh tiny one"""
+    """a pretrained LRN to start from: released weights (300w-68) or a file; default: a fresh tiny one"""
     output: str = "runs/examples/offline"
     """folder for the actor's weights"""
-
-
-def parse_args() -> Args:
-    """The command line of :class:`Args`: its field docstrings are the help."""
-    helps = dict(re.findall(r'^    (\w+): .*\n    """(.+)"""', inspect.getsource(Args), re.MULTILINE))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for f in fields(Args):
-        parser.add_argument(
-            f"--{f.name.replace('_', '-')}",
-            type=type(f.default),
-            default=f.default,
-            help=f"{helps[f.name]} (%(default)s)",
-        )
-    return Args(**vars(parser.parse_args()))
 
 
 class Critic(nn.Module):
@@ -201,7 +186,7 @@ def main(args: Args) -> None:
     spread = data.actions.std()  # the unit of actions, so that imitation and TD3 weigh what they do elsewhere
 
     torch.manual_seed(args.seed)
-    actor = LRN.load(args.lrn) if args.lrn else LRN(preset("tiny", data.patches.shape[1]))
+    actor = find_lrn(args.lrn) if args.lrn else LRN(preset("tiny", data.patches.shape[1]))
     critic = Critic(actor)
     actor_target, critic_target = copy.deepcopy(actor), copy.deepcopy(critic)
     optimizers = [torch.optim.Adam(network.parameters(), lr=args.learning_rate) for network in (critic, actor)]
@@ -220,7 +205,7 @@ def main(args: Args) -> None:
             optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - (update - 1) / args.updates)
         batch = torch.randint(len(data.states), (args.batch_size,))
         at = data.states[batch]
-        state, following = data.state(at), data.state(at + 1)
+        state, next_state = data.state(at), data.state(at + 1)
         actions = data.actions[batch] / spread
 
         # TD3: the smaller of two values, at an action near the target policy's.
@@ -228,7 +213,7 @@ def main(args: Args) -> None:
         if args.alpha:
             with torch.no_grad():
                 smoothing = (args.target_noise * torch.randn_like(actions)).clamp(-0.5, 0.5)
-                value = critic_target(following, act(actor_target, following) + smoothing).min(dim=1).values
+                value = critic_target(next_state, act(actor_target, next_state) + smoothing).min(dim=1).values
                 wanted = data.rewards[batch] + args.gamma * (1 - data.ends[batch]) * value
             critic_loss = (critic(state, actions) - wanted[:, None]).square().mean()
             optimizers[0].zero_grad()
@@ -263,4 +248,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    main(parse_arguments(Args, __doc__))

@@ -20,11 +20,12 @@ second, 20,000 transitions in 29 s of processor time, makes it worse: +4.74 befo
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.pretrained_features import PretrainedFeatures
 from face_align_env.agents.common.rollout import Rollout, play
 from face_align_env.agents.common.shape_modes import shape_modes
@@ -102,16 +103,24 @@ class RandomSearch:
         return totals / self.episodes, int(played.sum())
 
 
-def main() -> None:
-    """Train on a run's faces, and measure before and after."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a run, whose GEN and LRN are used")
-    parser.add_argument("--timesteps", type=int, default=20_000, help="transitions to collect (%(default)s)")
-    parser.add_argument("--num-envs", type=int, default=16, help="faces at once (%(default)s)")
-    parser.add_argument("--eval-faces", type=int, default=50, help="number of held-out faces (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the directions and of the order of faces (%(default)s)")
-    args = parser.parse_args()
+@dataclass
+class Args:
+    """Everything that can be changed from the command line."""
 
+    run: Path
+    """folder of a run, whose GEN and LRN are used"""
+    timesteps: int = 20_000
+    """transitions to collect"""
+    num_envs: int = 16
+    """faces at once"""
+    eval_faces: int = 50
+    """number of held-out faces"""
+    seed: int = 0
+    """of the directions and of the order of faces"""
+
+
+def main(args: Args) -> None:
+    """Train on a run's faces, and measure before and after."""
     run = RunFolder(args.run)
     config, lrn = run.config, LRN.load(run.policy)
     train, test = config.data.prepare("train", max_cached=2048), config.data.prepare()
@@ -143,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_arguments(Args, __doc__))

@@ -18,18 +18,17 @@ What it takes to learn anything from so few steps, all from the mean shape and w
 
 from __future__ import annotations
 
-import argparse
 import csv
-import inspect
-import re
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from face_align_env.agents.common.arguments import parse_arguments
+from face_align_env.agents.common.extractor import find_lrn
 from face_align_env.agents.common.shape_modes import shape_modes
 from torch import Tensor, nn
 from torch.distributions import Normal
@@ -78,23 +77,9 @@ class Args:
     max_grad_norm: float = 0.5
     """gradients are scaled down to this norm"""
     lrn: str = ""
-    """weights of a pretrained LRN to start the features from; default: a fresh tiny one"""
+    """a pretrained LRN to start the features from: released weights (300w-68) or a file; default: a fresh tiny one"""
     output: str = "runs/examples/ppo"
     """folder for the learning curve and the weights"""
-
-
-def parse_args() -> Args:
-    """The command line of :class:`Args`: its field docstrings are the help."""
-    helps = dict(re.findall(r'^    (\w+): .*\n    """(.+)"""', inspect.getsource(Args), re.MULTILINE))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for f in fields(Args):
-        parser.add_argument(
-            f"--{f.name.replace('_', '-')}",
-            type=type(f.default),
-            default=f.default,
-            help=f"{helps[f.name]} (%(default)s)",
-        )
-    return Args(**vars(parser.parse_args()))
 
 
 class Agent(nn.Module):
@@ -172,7 +157,7 @@ def main(args: Args) -> None:
     shapes = envs.unwrapped.faces.prepared.landmarks  # (N, K, 2) of the training faces
     axes = shape_modes(shapes, args.modes) if args.modes else np.eye(shapes[0].size, dtype=np.float32)
     modes = args.std * torch.from_numpy(axes)  # (M, 2K)
-    lrn = LRN.load(args.lrn) if args.lrn else LRN(preset("tiny", task.num_landmarks))
+    lrn = find_lrn(args.lrn) if args.lrn else LRN(preset("tiny", task.num_landmarks))
     agent = Agent(lrn.trunk, len(modes), args.gamma)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     print(f"before: {evaluate(agent, modes, args.eval_faces, task.initializer)}")
@@ -209,12 +194,12 @@ def main(args: Args) -> None:
 
         # Generalised advantage estimation. No bootstrap past the 10th iteration: Algorithm 1 has none.
         with torch.no_grad():
-            following = agent(*tensors(observations, infos))[1]
+            next_value = agent(*tensors(observations, infos))[1]
         advantages, advantage = torch.zeros((T, N)), torch.zeros(N)
         for t in reversed(range(T)):
-            delta = rewards[t] + args.gamma * (1 - ends[t]) * following - values[t]
+            delta = rewards[t] + args.gamma * (1 - ends[t]) * next_value - values[t]
             advantage = delta + args.gamma * args.gae_lambda * (1 - ends[t]) * advantage
-            advantages[t], following = advantage, values[t]
+            advantages[t], next_value = advantage, values[t]
         returns = advantages + values
 
         valid = played.flatten().nonzero().squeeze(1)
@@ -251,4 +236,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    main(parse_arguments(Args, __doc__))

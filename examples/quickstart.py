@@ -15,26 +15,34 @@ Measured with that command (2 s of processor time):
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import gymnasium as gym
 import numpy as np
+from face_align_env.agents.common.arguments import parse_arguments
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
 from face_align_env.rendering import side_by_side
 
 
-def main() -> None:
-    """Play, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=200, help="of each policy, at least (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of faces and actions (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=100, help="number of faces (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("runs/examples/episode.png"), help="(default: %(default)s)")
-    args = parser.parse_args()
+@dataclass
+class Args:
+    """Everything that can be changed from the command line."""
 
+    timesteps: int = 200
+    """of each policy, at least"""
+    seed: int = 0
+    """of faces and actions"""
+    size: int = 100
+    """number of faces"""
+    output: Path = Path("runs/examples/episode.png")
+    """the picture of an episode"""
+
+
+def main(args: Args) -> None:
+    """Play, print and draw."""
     env = gym.make("FaceAlign-v0", dataset_options={"size": args.size}, initializer="mean", render_mode="rgb_array")
     truth = env.unwrapped.faces.prepared.landmarks  # (N, K, 2); only a cheat looks here
     env.action_space.seed(args.seed)
@@ -69,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_arguments(Args, __doc__))

@@ -15,18 +15,19 @@ ppo_single_file.py the policy moves shape modes: noise on single coordinates wou
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from face_align_env.agents.common.arguments import parse_arguments
+from face_align_env.agents.common.extractor import find_lrn
 from face_align_env.agents.common.rollout import play_held_out
-from face_align_env.agents.common.shape_modes import shape_modes
-from gymnasium import spaces
+from face_align_env.agents.common.shape_modes import ShapeModeActions
 from torch import nn
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
@@ -47,29 +48,13 @@ except ImportError as error:
     sys.exit(f'This example needs Ray RLlib: pip install "face-align-env[rllib]" ({error})')
 
 
-class ShapeModes(gym.ActionWrapper):
-    """The same actions in other coordinates: component m, in [-1, 1], moves the shape along its m-th mode.
-
-    :param env: FaceAlign-v0
-    :param modes: (M, 2K), rows in pixels
-    """
-
-    def __init__(self, env: gym.Env, modes: np.ndarray) -> None:
-        super().__init__(env)
-        self.modes = modes
-        self.action_space = spaces.Box(-1.0, 1.0, (len(modes),), np.float32)
-
-    def action(self, action: np.ndarray) -> np.ndarray:
-        return action @ self.modes
-
-
 class LRNModule(TorchRLModule, ValueFunctionAPI):
     """The trunk of LRN as features; a Gaussian over the coefficients of the modes, and a value."""
 
     def setup(self) -> None:
         num_landmarks, num_modes = self.observation_space["patches"].shape[0], self.action_space.shape[0]
         weights = self.model_config["lrn"]
-        self.trunk = (LRN.load(weights) if weights else LRN(preset("tiny", num_landmarks))).trunk
+        self.trunk = (find_lrn(weights) if weights else LRN(preset("tiny", num_landmarks))).trunk
         self.mean = nn.Linear(512, num_modes)
         nn.init.normal_(self.mean.weight, std=0.001)  # the first increments are small
         nn.init.zeros_(self.mean.bias)
@@ -101,39 +86,59 @@ def policy_of(module: LRNModule, modes: np.ndarray) -> Callable[[dict[str, np.nd
     return policy
 
 
-def main() -> None:
-    """Train, and measure before and after."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=8192, help="transitions to collect (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=512, help="transitions between updates (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=6, help="passes over a batch (%(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="Adam's (%(default)s)")
-    parser.add_argument("--gamma", type=float, default=0.5, help="discount (%(default)s)")
-    parser.add_argument("--std", type=float, default=0.3, help="of the noise to begin with, of a step (%(default)s)")
-    parser.add_argument("--step", type=float, default=0.4, help="largest, in standard deviations (%(default)s)")
-    parser.add_argument("--modes", type=int, default=8, help="shape modes that the policy moves (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
-    parser.add_argument("--size", type=int, default=400, help="number of training faces (%(default)s)")
-    parser.add_argument("--eval-faces", type=int, default=100, help="number of held-out faces (%(default)s)")
-    parser.add_argument("--num-envs", type=int, default=8, help="faces at once (%(default)s)")
-    parser.add_argument("--landmarks", type=int, default=19, help="19, 29 or 68; few are fast (%(default)s)")
-    parser.add_argument(
-        "--lrn", help="weights of a pretrained LRN to start the features from; default: a fresh tiny one"
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/examples/rllib"), help="folder (%(default)s)")
-    args = parser.parse_args()
+@dataclass
+class Args:
+    """Everything that can be changed from the command line."""
 
+    timesteps: int = 8192
+    """transitions to collect"""
+    batch_size: int = 512
+    """transitions between updates"""
+    epochs: int = 6
+    """passes over a batch"""
+    learning_rate: float = 1e-3
+    """Adam's"""
+    gamma: float = 0.5
+    """discount"""
+    std: float = 0.3
+    """of the noise to begin with, of a step"""
+    step: float = 0.4
+    """largest, in standard deviations"""
+    modes: int = 8
+    """shape modes that the policy moves"""
+    seed: int = 0
+    """of everything random"""
+    size: int = 400
+    """number of training faces"""
+    eval_faces: int = 100
+    """number of held-out faces"""
+    num_envs: int = 8
+    """faces at once"""
+    landmarks: int = 19
+    """19, 29 or 68; few are fast"""
+    lrn: str = ""
+    """a pretrained LRN to start the features from: released weights (300w-68) or a file; default: a fresh tiny one"""
+    output: Path = Path("runs/examples/rllib")
+    """folder of the checkpoint"""
+
+
+def main(args: Args) -> None:
+    """Train, and measure before and after."""
     faces: dict[str, Any] = {"landmarks": args.landmarks, "initializer": "mean"}
     train = {**faces, "dataset_options": {"size": args.size}, "reward": "dense"}
-    env = gym.make("FaceAlign-v0", **train).unwrapped
-    modes = args.step * shape_modes(env.faces.prepared.landmarks, args.modes)
+
+    def make(_: Any = None) -> ShapeModeActions:
+        return ShapeModeActions(gym.make("FaceAlign-v0", **train), args.modes, args.step)
+
+    example = make()
+    modes = example.directions
     held_out = {
         "landmarks": args.landmarks,
-        "initializer": env.task.initializer,
+        "initializer": example.unwrapped.task.initializer,
         "dataset_options": {"size": args.eval_faces},
     }
 
-    register_env("FaceAlign", lambda _: ShapeModes(gym.make("FaceAlign-v0", **train), modes))
+    register_env("FaceAlign", make)
     config = (
         PPOConfig()
         .environment("FaceAlign")
@@ -168,4 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_arguments(Args, __doc__))

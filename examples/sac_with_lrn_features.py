@@ -14,12 +14,13 @@ features.
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from face_align_env.agents.common.extractor import LRNExtractor
+from face_align_env.agents.common.arguments import parse_arguments
+from face_align_env.agents.common.extractor import LRNExtractor, find_lrn
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.common.rollout import Rollout, play
 from face_align_env.agents.common.shape_modes import ShapeModes, shape_modes
@@ -50,22 +51,38 @@ class WithoutTimeoutPenalty(VecEnvWrapper):
         return observations, np.where(timeouts, 0, rewards), dones, infos
 
 
-def main() -> None:
+@dataclass
+class Args:
+    """Everything that can be changed from the command line."""
+
+    timesteps: int = 3200
+    """transitions to collect"""
+    learning_starts: int = 400
+    """with random actions"""
+    seed: int = 0
+    """of everything random"""
+    size: int = 400
+    """number of training faces"""
+    eval_faces: int = 50
+    """number of held-out faces"""
+    num_envs: int = 16
+    """faces at once"""
+    landmarks: int = 19
+    """19, 29 or 68; few are fast"""
+    modes: int = 8
+    """shape modes that the policy moves"""
+    step: float = 0.15
+    """largest step, in standard deviations"""
+    lrn: str = ""
+    """a pretrained LRN: released weights (300w-68) or a file; default: a fresh tiny one"""
+    freeze: bool = False
+    """keep LRN's patch encoder as it is"""
+    output: Path = Path("runs/examples/sac")
+    """folder of the model"""
+
+
+def main(args: Args) -> None:
     """Train, and measure before and after."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=3200, help="transitions to collect (%(default)s)")
-    parser.add_argument("--learning-starts", type=int, default=400, help="with random actions (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
-    parser.add_argument("--size", type=int, default=400, help="number of training faces (%(default)s)")
-    parser.add_argument("--eval-faces", type=int, default=50, help="number of held-out faces (%(default)s)")
-    parser.add_argument("--num-envs", type=int, default=16, help="faces at once (%(default)s)")
-    parser.add_argument("--landmarks", type=int, default=19, help="19, 29 or 68; few are fast (%(default)s)")
-    parser.add_argument("--modes", type=int, default=8, help="shape modes that the policy moves (%(default)s)")
-    parser.add_argument("--step", type=float, default=0.15, help="largest step, in standard deviations (%(default)s)")
-    parser.add_argument("--lrn", help="weights of a pretrained LRN; default: a fresh tiny one")
-    parser.add_argument("--freeze", action="store_true", help="keep LRN's patch encoder as it is")
-    parser.add_argument("--output", type=Path, default=Path("runs/examples/sac"), help="folder (%(default)s)")
-    args = parser.parse_args()
     set_random_seed(args.seed)  # of the fresh LRN too
 
     faces: dict[str, Any] = {"landmarks": args.landmarks}
@@ -79,7 +96,7 @@ def main() -> None:
         **faces,
     )
     modes = args.step * shape_modes(train_faces.prepared.landmarks, args.modes)
-    lrn = args.lrn or LRN(preset("tiny", args.landmarks))
+    lrn = find_lrn(args.lrn) if args.lrn else LRN(preset("tiny", args.landmarks))
 
     # SAC in ten lines: features, replay buffer, environment.
     env = WithoutTimeoutPenalty(ShapeModes(VecMonitor(train), modes))
@@ -118,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_arguments(Args, __doc__))

@@ -14,15 +14,16 @@ and a share of 1,869 MB each; together they had 7,478 MB, where one had 7,208.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import re
 import time
+from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+from face_align_env.agents.common.arguments import parse_arguments
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
 
@@ -56,13 +57,18 @@ def play(size: int, barrier: Barrier, answers: multiprocessing.SimpleQueue[dict[
     answers.put(told)
 
 
-def main() -> None:
-    """Start the processes and print what they tell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=2000, help="number of faces (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=4, help="(default: %(default)s)")
-    args = parser.parse_args()
+@dataclass
+class Args:
+    """Everything that can be changed from the command line."""
 
+    size: int = 2000
+    """number of faces"""
+    processes: int = 4
+    """environments, each in a process of its own"""
+
+
+def main(args: Args) -> None:
+    """Start the processes and print what they tell."""
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(args.processes), context.SimpleQueue()
     processes = [context.Process(target=play, args=(args.size, barrier, answers)) for _ in range(args.processes)]
@@ -79,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_arguments(Args, __doc__))

@@ -100,6 +100,13 @@ def test_sac_measures_itself(run: Run, tmp_path: Path, pretrained: bool) -> None
     assert (tmp_path / "model.zip").is_file()
 
 
+def test_sac_in_a_single_file_measures_itself_and_is_deterministic(run: Run, tmp_path: Path) -> None:
+    first, second = (measured(run("sac_single_file", *SAC, "--output", tmp_path)) for _ in range(2))
+    assert first == second
+    assert first[0] != first[1]
+    assert (tmp_path / "actor.pt").is_file()
+
+
 @pytest.fixture
 def micro_run(tmp_path: Path) -> Path:
     """The folder of a run whose networks have learned nothing."""

@@ -291,7 +291,7 @@ def test_what_examples_import_is_declared() -> None:
 
 def test_extras_ask_for_what_there_is() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    optional = set(extras) - {"all", "zoo", "rllib", "docs", "test", "dev"}
+    optional = set(extras) - {"all", "zoo", "rllib", "libraries", "d3rlpy", "docs", "test", "dev"}
     assert declared("all") == set().union(*(declared(extra) for extra in optional))
 
 

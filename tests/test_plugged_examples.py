@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -154,3 +155,35 @@ def test_what_is_missing_is_named(
         run(script, "--help")
     assert not stop.value.code
     assert f"python examples/{script}.py" in capsys.readouterr().out
+
+
+FEW = ("--size", 8, "--eval-faces", 4)
+LIBRARIES = {
+    "skrl_ppo": ("skrl", ("--timesteps", 64, "--num-envs", 2, "--rollout", 16)),
+    "torchrl_ppo": ("torchrl", ("--timesteps", 64, "--batch-size", 32, "--minibatch-size", 16, "--epochs", 1)),
+    "tianshou_ppo": ("tianshou.algorithm", ("--timesteps", 64, "--num-envs", 2, "--batch-size", 32)),
+    "sb3_crossq": ("sb3_contrib", ("--timesteps", 64, "--num-envs", 4, "--learning-starts", 16)),
+}
+
+
+@pytest.mark.parametrize("script", LIBRARIES)
+def test_another_library_learns_and_measures_itself(run: Run, script: str) -> None:
+    module, arguments = LIBRARIES[script]
+    pytest.importorskip(module, exc_type=ImportError)
+    before, after = measured(run(script, *arguments, *FEW))
+    assert final_nme(before) != final_nme(after)
+
+
+def test_d3rlpy_learns_from_a_minari_dataset(run: Run, tmp_path: Path) -> None:
+    for module in ("minari", "d3rlpy"):
+        pytest.importorskip(module, exc_type=ImportError)
+    arguments = ("--episodes", 8, "--policy", "random", "--updates", 8, "--batch-size", 8, "--output", tmp_path)
+    before, after = measured(run("d3rlpy_offline", *arguments, *FEW))
+    assert final_nme(before) != final_nme(after)
+    assert (tmp_path / "model.d3").is_file()
+
+
+def test_subprocesses_need_no_import_of_this_package() -> None:
+    arguments = ["--timesteps", "32", "--num-envs", "2", "--num-steps", "16", *map(str, FEW)]
+    script = [sys.executable, str(ROOT / "examples" / "sb3_subproc.py"), *arguments]
+    measured(subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines())

@@ -1,0 +1,97 @@
+"""sb3-contrib's CrossQ on the features of released weights.
+
+    python examples/sb3_crossq.py
+
+CrossQ joins observations and next observations in one minibatch, which it cannot do with dictionaries.
+PretrainedFeatures shows it a box of 512 numbers, what the trunk of a pretrained LRN makes of patches and history. With
+``residual`` an action of zeros is the pretrained policy, and CrossQ learns what to add to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from face_align_env.agents.common.arguments import parse_arguments
+from face_align_env.agents.common.extractor import find_lrn
+from face_align_env.agents.common.pretrained_features import PretrainedFeatures
+from face_align_env.agents.common.rollout import Played, play
+from face_align_env.agents.common.shape_modes import shape_modes
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
+from stable_baselines3.common.vec_env import VecMonitor
+
+from face_align_env.extras import needs
+
+
+@dataclass
+class Args:
+    """Everything that can be changed from the command line."""
+
+    lrn: str = "300w-19"
+    """released weights, or a file, for 19 landmarks"""
+    timesteps: int = 4000
+    """transitions to collect"""
+    num_envs: int = 16
+    """faces at once"""
+    learning_starts: int = 400
+    """transitions before the first update"""
+    size: int = 200
+    """number of training faces"""
+    eval_faces: int = 50
+    """number of held-out faces"""
+    modes: int = 10
+    """shape modes that the policy moves"""
+    step: float = 0.1
+    """of an action of 1, in standard deviations of the training shapes"""
+    seed: int = 0
+    """of everything random"""
+
+
+def main(args: Args) -> None:
+    """Train, and measure before and after."""
+    with needs("benchmark", "CrossQ"):
+        from sb3_contrib import CrossQ
+
+    lrn = find_lrn(args.lrn)
+    train = FaceAlignVecEnv(
+        args.num_envs,
+        landmarks=19,
+        initializer="mean",
+        dataset_options={"size": args.size},
+        learned_history=True,
+        action_limit=lrn.config.action_limit,
+    )
+    train_faces = train.get_attr("faces")[0]
+    held_out = FaceAlignVecEnv(
+        args.eval_faces,
+        split="test",
+        landmarks=19,
+        initializer=train.get_attr("task")[0].initializer,
+        dataset_options={"size": args.eval_faces},
+        learned_history=True,
+        action_limit=lrn.config.action_limit,
+    )
+    directions = args.step * shape_modes(train_faces.prepared.landmarks, args.modes)
+    env = PretrainedFeatures(VecMonitor(train), lrn, directions, residual=True)
+    test = PretrainedFeatures(held_out, lrn, directions, residual=True)
+    model = CrossQ(
+        "MlpPolicy",
+        env,
+        gamma=0.9,
+        learning_starts=args.learning_starts,
+        batch_size=128,
+        gradient_steps=2,
+        policy_kwargs={"net_arch": {"pi": [64, 64], "qf": [256, 256]}},
+        seed=args.seed,
+        device="cpu",
+    )
+
+    def measure() -> Played:
+        return play(lambda seen: model.predict(seen, deterministic=True)[0], test, range(args.eval_faces))
+
+    print(f"before: {measure()}")
+    model.learn(args.timesteps)
+    print(f"after: {measure()}")
+
+
+if __name__ == "__main__":
+    main(parse_arguments(Args, __doc__))
