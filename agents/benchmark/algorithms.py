@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,12 +43,14 @@ class Algorithm:
     :param keywords: what differs from its own defaults
     :param num_envs: faces at once
     :param starts: what it can start from
+    :param on_patches: what differs further where it sees patches
     """
 
     path: str
     keywords: Mapping[str, Any]
     num_envs: int = 16
     starts: tuple[str, ...] = STARTS
+    on_patches: Mapping[str, Any] = field(default_factory=dict)
 
 
 # The same for all where they have it: Table 2's discount, Adam at 3e-4, minibatches of 128, and as many updates per
@@ -63,13 +65,23 @@ _OFF_POLICY = {
 }
 _NOISE = {"noise": 0.1}  # standard deviation of the exploration, where a full step is 1
 _PPO = {"n_steps": 64, "batch_size": 128, "gamma": 0.9, "gae_lambda": 0.9, "learning_rate": 3e-4}
+# Policy and value share the features. With returns of about -10 the value's gradient is much the larger one: at its
+# usual weight of 0.5, little of the policy's is left once the norm is clipped.
+_PPO_ON_PATCHES = {
+    "n_steps": 32,
+    "n_epochs": 6,
+    "gae_lambda": 0.5,
+    "learning_rate": 1e-3,
+    "vf_coef": 0.01,
+    "policy_kwargs": {"net_arch": []},
+}
 
 ALGORITHMS: dict[str, Algorithm] = {
     "dcrn": Algorithm("face_align_env.agents.dcrn.algorithm:DCRN", {"gradient_steps": 4}),
     "ddpg": Algorithm("stable_baselines3:DDPG", {**_OFF_POLICY, **_NOISE}),
     "td3": Algorithm("stable_baselines3:TD3", {**_OFF_POLICY, **_NOISE}),
     "sac": Algorithm("stable_baselines3:SAC", _OFF_POLICY),
-    "ppo": Algorithm("stable_baselines3:PPO", _PPO),
+    "ppo": Algorithm("stable_baselines3:PPO", _PPO, on_patches=_PPO_ON_PATCHES),
     "a2c": Algorithm("stable_baselines3:A2C", {"gamma": 0.9}),
     "tqc": Algorithm("sb3_contrib:TQC", _OFF_POLICY),
     # CrossQ joins observations and next observations in one minibatch, which it cannot do with dictionaries.
@@ -154,7 +166,12 @@ def make_learner(
     """
     algorithm = find_algorithm(name)
     made = load_algorithm(name)
-    keywords: dict[str, Any] = {**algorithm.keywords, **(overrides or {})}
+    sees_patches = isinstance(env.observation_space, spaces.Dict)
+    keywords: dict[str, Any] = {
+        **algorithm.keywords,
+        **(algorithm.on_patches if sees_patches else {}),
+        **(overrides or {}),
+    }
     if not inspect.isclass(made):
         raise ValueError(f"'{name}' is no class: a function has nothing to learn.")
     if issubclass(made, DCRN):
@@ -163,7 +180,6 @@ def make_learner(
         learner: Learner = load_algorithm(name)(env, seed=seed, **keywords)
         return learner
     policy = {"net_arch": [256, 256], **keywords.pop("policy_kwargs", {})}
-    sees_patches = isinstance(env.observation_space, spaces.Dict)
     if sees_patches:
         policy = {"features_extractor_class": LRNExtractor, "features_extractor_kwargs": {"lrn": lrn}, **policy}
     if issubclass(made, OffPolicyAlgorithm):
