@@ -27,11 +27,11 @@ import torch
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.extractor import find_lrn
 from face_align_env.agents.common.rollout import play_held_out
-from face_align_env.agents.common.shape_modes import ShapeModeActions
 from torch import nn
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
 from face_align_env.networks.lrn import LRN, preset
+from face_align_env.wrappers import ShapeModes
 
 try:
     import ray
@@ -127,8 +127,8 @@ def main(args: Args) -> None:
     faces: dict[str, Any] = {"landmarks": args.landmarks, "initializer": "mean"}
     train = {**faces, "dataset_options": {"size": args.size}, "reward": "dense"}
 
-    def make(_: Any = None) -> ShapeModeActions:
-        return ShapeModeActions(gym.make("FaceAlign-v0", **train), args.modes, args.step)
+    def make(_: Any = None) -> ShapeModes:
+        return ShapeModes(gym.make("FaceAlign-v0", **train), args.modes, args.step)
 
     example = make()
     modes = example.directions

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.rollout import play_held_out
-from face_align_env.agents.common.shape_modes import ShapeModeActions
 from torch import nn
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
 from face_align_env.networks.lrn import LRN, preset
+from face_align_env.wrappers import ShapeModes
 
 try:
     from skrl.agents.torch.ppo import PPO, PPO_CFG
@@ -90,7 +90,7 @@ def main(args: Args) -> None:
     """Train, and measure before and after."""
     set_seed(args.seed)
     faces: dict[str, Any] = {"landmarks": 19, "initializer": "mean", "dataset_options": {"size": args.size}}
-    envs = gym.make_vec("FaceAlign-v0", args.num_envs, "sync", wrappers=[ShapeModeActions], reward="dense", **faces)
+    envs = gym.make_vec("FaceAlign-v0", args.num_envs, "sync", wrappers=[ShapeModes], reward="dense", **faces)
     directions = envs.unwrapped.envs[0].get_wrapper_attr("directions")
     initializer = envs.unwrapped.envs[0].unwrapped.task.initializer
     env = wrap_env(envs, verbose=False)

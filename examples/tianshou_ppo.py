@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.rollout import play_held_out
-from face_align_env.agents.common.shape_modes import ShapeModeActions
 from torch import nn
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
 from face_align_env.networks.lrn import LRN, preset
+from face_align_env.wrappers import ShapeModes
 
 try:
     from tianshou.algorithm import PPO
@@ -91,8 +91,8 @@ def main(args: Args) -> None:
     np.random.seed(args.seed)
     faces: dict[str, Any] = {"landmarks": 19, "initializer": "mean", "dataset_options": {"size": args.size}}
 
-    def make() -> ShapeModeActions:
-        return ShapeModeActions(gym.make("FaceAlign-v0", reward="dense", **faces))
+    def make() -> ShapeModes:
+        return ShapeModes(gym.make("FaceAlign-v0", reward="dense", **faces))
 
     example = make()
     envs = DummyVectorEnv([make for _ in range(args.num_envs)])

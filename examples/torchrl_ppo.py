@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.rollout import play_held_out
-from face_align_env.agents.common.shape_modes import ShapeModeActions
 from torch import nn
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
 from face_align_env.networks.lrn import LRN, preset
+from face_align_env.wrappers import ShapeModes
 
 try:
     from tensordict.nn import TensorDictModule
@@ -95,7 +95,7 @@ def main(args: Args) -> None:
     """Train, and measure before and after."""
     torch.manual_seed(args.seed)
     faces: dict[str, Any] = {"landmarks": 19, "initializer": "mean", "dataset_options": {"size": args.size}}
-    wrapped = ShapeModeActions(gym.make("FaceAlign-v0", reward="dense", **faces))
+    wrapped = ShapeModes(gym.make("FaceAlign-v0", reward="dense", **faces))
     initializer = wrapped.unwrapped.task.initializer
     env = TransformedEnv(GymWrapper(wrapped), StepCounter())
     env.set_seed(args.seed)

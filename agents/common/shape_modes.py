@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
@@ -38,20 +37,3 @@ class ShapeModes(VecEnvWrapper):
 
     def step_wait(self) -> VecEnvStepReturn:
         return self.venv.step_wait()
-
-
-class ShapeModeActions(gym.ActionWrapper[Any, npt.NDArray[np.float32], npt.NDArray[np.float32]]):
-    """:class:`ShapeModes` for an environment of Gymnasium, and so for libraries other than Stable-Baselines3.
-
-    :param env: FaceAlign-v0
-    :param count: number of modes
-    :param step: length of a full step along a mode, standard deviations of the training shapes
-    """
-
-    def __init__(self, env: gym.Env[Any, npt.NDArray[np.float32]], count: int = 8, step: float = 0.4) -> None:
-        super().__init__(env)
-        self.directions = step * shape_modes(env.get_wrapper_attr("faces").prepared.landmarks, count)
-        self.action_space = spaces.Box(-1.0, 1.0, (count,), np.float32)
-
-    def action(self, action: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.asarray(np.clip(action, -1, 1) @ self.directions, dtype=np.float32)
