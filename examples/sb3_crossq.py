@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.extractor import find_lrn
 from face_align_env.agents.common.pretrained_features import PretrainedFeatures
-from face_align_env.agents.common.rollout import Played, play
+from face_align_env.agents.common.rollout import Rollout, play
 from face_align_env.agents.common.shape_modes import shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from stable_baselines3.common.vec_env import VecMonitor
@@ -85,7 +85,7 @@ def main(args: Args) -> None:
         device="cpu",
     )
 
-    def measure() -> Played:
+    def measure() -> Rollout:
         return play(lambda seen: model.predict(seen, deterministic=True)[0], test, range(args.eval_faces))
 
     print(f"before: {measure()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from face_align_env.agents import load_agent
 from face_align_env.agents.trained import FOLDER, AgentCard, agent_path, load_card, save_agent
 from stable_baselines3 import PPO, SAC
 
+# Stable-Baselines3 writes into the policy_kwargs that it is given: each test has its own.
 CARD: dict[str, Any] = {
     "task": "Pendulum-v1",
     "policy": "MlpPolicy",
@@ -29,7 +31,7 @@ CARD: dict[str, Any] = {
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_an_agent_acts_as_the_one_that_was_saved(algorithm: Any, tmp_path: Path) -> None:
     name = algorithm.__name__.lower()
-    card = AgentCard(algorithm=name, path=f"stable_baselines3:{algorithm.__name__}", **CARD)
+    card = AgentCard(algorithm=name, path=f"stable_baselines3:{algorithm.__name__}", **deepcopy(CARD))
     model = algorithm(card.policy, gym.make(card.task), seed=5, device="cpu", **card.keywords)
     save_agent(model, card, tmp_path)
     agent = load_agent(name, card.task, folder=tmp_path)
@@ -44,7 +46,7 @@ def test_an_agent_acts_as_the_one_that_was_saved(algorithm: Any, tmp_path: Path)
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no trained agent 'ppo' for 'Nothing-v0'; there are: none"):
         load_agent("ppo", "Nothing-v0", folder=tmp_path)
-    card = AgentCard(algorithm="ppo", path="stable_baselines3:PPO", **CARD)
+    card = AgentCard(algorithm="ppo", path="stable_baselines3:PPO", **deepcopy(CARD))
     model = PPO("MlpPolicy", gym.make(card.task), device="cpu", **card.keywords)
     save_agent(model, card, tmp_path)
     with pytest.raises(ValueError, match=r"there are: ppo on Pendulum-v1"):
