@@ -115,8 +115,13 @@ def main(args: Args) -> None:
         return str(play_held_out(policy, args.eval_faces, **{**faces, "initializer": initializer}))
 
     print(f"before: {measure()}")
-    trainer_cfg = {"timesteps": args.timesteps // args.num_envs, "headless": True, "disable_progressbar": True}
-    SequentialTrainer(cfg=trainer_cfg, env=env, agents=agent).train()
+    trainer = {
+        "timesteps": args.timesteps // args.num_envs,
+        "headless": True,
+        "disable_progressbar": True,
+        "close_environment_at_exit": False,
+    }
+    SequentialTrainer(cfg=trainer, env=env, agents=agent).train()
     print(f"after: {measure()}")
 
 
