@@ -63,5 +63,5 @@ def test_each_agent_of_the_package_loads(path: Path) -> None:
     (task,) = (each for each in gym.registry if agent_path(algorithm, each).stem == path.stem)
     agent = load_agent(algorithm, task)
     assert load_card(algorithm, task).success > 50
-    observation, _ = agent.get_env().venv.envs[0].reset(seed=0)  # type: ignore[union-attr]
+    observation, _ = gym.make(task).reset(seed=0)
     assert agent.predict(observation)[0].shape == agent.action_space.shape
