@@ -56,8 +56,8 @@ def run_trials(folder: str | os.PathLike[str], keys: Sequence[TrialKey], workers
         remove_checkpoints(trial_folder(folder, key))  # of one that was killed between its end and this
     failed: list[TrialKey] = []
     running: dict[TrialKey, subprocess.Popen[bytes]] = {}
-    # The networks are too small to be split: on a busy machine, two threads of a trial wait for each other, and
-    # 100 updates of SAC took a minute instead of three seconds. Cores are for further trials.
+    # The networks are too small to be split: on a busy machine, two threads of a trial wait for each other. Cores are
+    # for further trials.
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **os.environ}
     bar = Progress(total=len(keys), initial=len(keys) - len(waiting), desc="trials", disable=not waiting)
     try:

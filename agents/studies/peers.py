@@ -4,8 +4,7 @@ The method is Kazemi and Sullivan's, "One Millisecond Face Alignment with an Ens
 needs the extra ``peers``; any build of dlib will do, from the package ``dlib`` or ``dlib-bin``.
 
 dlib works in whole pixels, both where it learns from landmarks and where it predicts them. On 256-pixel crops that
-costs little: rounding a DCRN's landmarks took its NME on 300W's full set from 4.55 to 4.56 %. Enlarging dlib's crops by
-2 and by 4 (300 training faces) took its NME from 8.77 to 8.70 and 8.82 %, which is no gain, so they stay as they are.
+costs little, and larger crops gain nothing (``docs/accuracy.md``).
 """
 
 from __future__ import annotations
