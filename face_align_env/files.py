@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _swept: set[Path] = set()  # folders in which this process has looked for leftovers
 
@@ -104,6 +107,15 @@ def write_json(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
     :raises OSError: as :func:`write_bytes`
     """
     write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a compressed ``.npz`` file, complete or not at all.
+
+    :raises OSError: when it cannot be written
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 class FolderInUseError(OSError):

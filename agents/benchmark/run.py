@@ -19,7 +19,7 @@ from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import POLICY_CASCADE, RELEASED_STAGES, RunFolder
 from rich.console import Console
 
-from face_align_env.files import atomic_path, locked_folder
+from face_align_env.files import locked_folder, replacing
 from face_align_env.networks.weights import file_digest
 
 FROM_MEAN = f"lrn-{POLICY_CASCADE}"  # the stage of a run whose cascade starts from the mean shape
@@ -92,9 +92,8 @@ def benchmark(
         for source, name in ((gen, GEN_FILE), (lrn, LRN_FILE)):
             if source is None:
                 continue
-            temporary, final = atomic_path(folder / name)
-            shutil.copyfile(source, temporary)
-            os.replace(temporary, final)
+            with replacing(folder / name) as temporary:
+                shutil.copyfile(source, temporary)
         workers = workers or default_workers()
         console.print(
             f"Benchmark in {folder}: {len(keys)} trainings of {settings.timesteps:,} transitions on "

@@ -43,7 +43,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from face_align_env.extras import needs
-from face_align_env.files import FolderInUseError, atomic_path, locked_folder, write_bytes
+from face_align_env.files import FolderInUseError, atomic_path, locked_folder, replacing, write_arrays, write_bytes
 
 COLUMNS = ("algorithm", "start", "seed", "step", "termination", *MEASURES, "wall_clock")
 RESULTS, FACES, ERROR, MODEL = "results.csv", "faces.npz", "error.txt", "model.zip"
@@ -187,9 +187,8 @@ def _learn(learner: Learner, transitions: int) -> None:
 
 
 def _save(learner: BaseAlgorithm, path: Path) -> None:
-    temporary, final = atomic_path(path)
-    learner.save(str(temporary.with_suffix(".zip")))
-    os.replace(temporary.with_suffix(".zip"), final)
+    with replacing(path) as temporary:
+        learner.save(str(temporary))
 
 
 def _checkpoints(own: Path) -> list[Path]:
@@ -273,10 +272,7 @@ def write_faces(path: str | os.PathLike[str], played: Mapping[str, Rollout]) -> 
         arrays[f"{name}/success"] = episodes.successes
         arrays[f"{name}/nme"] = episodes.nme
         arrays[f"{name}/initial_nme"] = episodes.initial_nme
-    temporary, final = atomic_path(Path(path))
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, final)
+    write_arrays(path, arrays)
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,7 @@ from face_align_env.agents.evaluation.measure import Outcome
 from face_align_env.agents.evaluation.rewards import REWARDS, reward_counts
 
 from face_align_env.extras import needs
-from face_align_env.files import atomic_path
+from face_align_env.files import replacing
 from face_align_env.mdp import TERMINAL_REWARD
 from face_align_env.metrics import FAILURE_THRESHOLD, cumulative_error_distribution
 
@@ -141,11 +141,10 @@ def write_figures(figures: Mapping[str, Figure], folder: str | os.PathLike[str])
     """
     paths = []
     for name, figure in figures.items():
-        temporary, final = atomic_path(Path(folder) / f"{name}.png")
-        figure.savefig(temporary, dpi=130, format="png")
+        paths.append(Path(folder) / f"{name}.png")
+        with replacing(paths[-1]) as temporary:
+            figure.savefig(temporary, dpi=130, format="png")
         plt.close(figure)
-        os.replace(temporary, final)
-        paths.append(final)
     return paths
 
 

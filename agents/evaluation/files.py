@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from face_align_env.agents.evaluation.measure import Outcome, Row
 
-from face_align_env.files import atomic_path, write_json
+from face_align_env.files import write_arrays, write_json
 from face_align_env.metrics import mean_over_faces
 from face_align_env.prepared import PreparedFaces
 
@@ -56,10 +56,7 @@ def write_evaluation(
             found["success"] = outcome.episodes.successes
             found["rewards"] = outcome.episodes.rewards.astype(np.float32)
         arrays |= {f"{outcome.row.method}/{key}": array for key, array in found.items() if array is not None}
-    temporary, final = atomic_path(Path(path).with_suffix(".npz"))
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, final)
+    write_arrays(Path(path).with_suffix(".npz"), arrays)
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[Row]:

@@ -20,7 +20,7 @@ from face_align_env.pretrain.settings import settle
 
 from face_align_env.crops import CROP_SIZE
 from face_align_env.extras import needs
-from face_align_env.files import atomic_path
+from face_align_env.files import replacing
 from face_align_env.prepared import PreparedFaces
 
 PREDICTOR, SETTINGS = "dlib.dat", "dlib.json"  # in a folder of peers
@@ -134,12 +134,8 @@ def train_dlib(
                 images.append(np.ascontiguousarray(image))
                 objects.append([dlib.full_object_detection(rectangle, parts)])
         predictor = dlib.train_shape_predictor(images, objects, options)
-        temporary, final = atomic_path(folder / PREDICTOR)
-        try:
+        with replacing(folder / PREDICTOR) as temporary:
             predictor.save(str(temporary))
-            os.replace(temporary, final)
-        finally:
-            temporary.unlink(missing_ok=True)
     return DlibAligner(folder)
 
 

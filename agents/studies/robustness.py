@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from face_align_env.agents.common.crop_rollout import CropAligner
+from face_align_env.agents.evaluation.figures import write_figures
 from face_align_env.agents.evaluation.run_evaluation import methods
 from face_align_env.agents.evaluation.tables import Table, number, write_tables
 from face_align_env.agents.run_folder import RunFolder
@@ -34,7 +35,7 @@ from rich.console import Console
 
 from face_align_env.datasets import DatasetNotFoundError, dataset_class
 from face_align_env.extras import needs
-from face_align_env.files import atomic_path, write_json
+from face_align_env.files import write_json
 from face_align_env.mdp import nme
 from face_align_env.metrics import bootstrap_interval, failure_rate
 from face_align_env.prepared import PreparedFaces
@@ -284,14 +285,7 @@ def write_robustness(
     }
     write_json(paths[0], document)
     write_tables(paths[1], f"{folder.resolve().name}: robustness", tables)
-    figure = robustness_figure(measured, found, title)
-    temporary, final = atomic_path(paths[2])
-    try:
-        figure.savefig(temporary, dpi=110, format="png")
-        os.replace(temporary, final)
-    finally:
-        plt.close(figure)
-        temporary.unlink(missing_ok=True)
+    write_figures({paths[2].stem: robustness_figure(measured, found, title)}, paths[2].parent)
     return tables, paths
 
 
