@@ -148,7 +148,7 @@ def make_learner(
     name: str,
     env: VecEnv,
     start: str,
-    lrn: LRN,
+    lrn: LRN | None,
     seed: int,
     timesteps: int,
     overrides: Mapping[str, Any] | None = None,
@@ -158,7 +158,8 @@ def make_learner(
     :param name: see :func:`find_algorithm`
     :param env: what it learns on
     :param start: see :data:`~face_align_env.agents.benchmark.settings.STARTS`
-    :param lrn: the network it starts from; with fresh weights where it starts from scratch
+    :param lrn: the network it starts from; with fresh weights where it starts from scratch, None where there are no
+        patches
     :param seed: of everything random
     :param timesteps: transitions it will collect: a replay buffer is no larger
     :param overrides: keywords of the algorithm

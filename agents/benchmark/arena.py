@@ -8,20 +8,31 @@ from typing import Any
 
 import numpy as np
 import torch
+from face_align_env.agents.benchmark.algorithms import acts_by_itself, find_algorithm
 from face_align_env.agents.benchmark.settings import BenchmarkSettings
 from face_align_env.agents.common.pretrained_features import PretrainedFeatures
 from face_align_env.agents.common.shape_modes import ShapeModes, shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from face_align_env.initialization import GENInitializer, Initializer, MeanShape
 from face_align_env.networks.lrn import LRN
+from face_align_env.networks.lrn import preset as lrn_preset
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import FaceSource, PreparedFaces
 
 LRN_FILE, GEN_FILE = "pretrained/lrn.safetensors", "pretrained/gen.safetensors"
 MEASURED_AT_ONCE = 50  # faces of a batch
 TERMINATIONS = ("oracle", "blind")
+
+
+def open_arena(folder: str | os.PathLike[str]) -> Arena:
+    """The arena of a benchmark: of a dataset, or of a registered task.
+
+    :raises FileNotFoundError, ValueError: see :class:`Arena`
+    """
+    return Arena(folder) if BenchmarkSettings.read(folder).task is None else TaskArena(folder)
 
 
 class Arena:
@@ -59,8 +70,12 @@ class Arena:
         torch.manual_seed(seed)
         return LRN(self.lrn.config)
 
-    def starting_network(self, start: str, seed: int) -> LRN:
-        """The network that an algorithm which is an LRN itself begins with."""
+    def can_start(self, algorithm: str, start: str) -> bool:
+        """Whether an algorithm takes what is observed from a start."""
+        return start in find_algorithm(algorithm).starts
+
+    def starting_network(self, start: str, seed: int) -> LRN | None:
+        """The network that an LRN begins with, or that sees the patches for another algorithm; None: no patches."""
         fresh = self.fresh_lrn(seed)
         if start == "scratch":
             return fresh
@@ -116,3 +131,52 @@ class Arena:
         if self.settings.actions == "landmarks":
             return self.lrn.config.action_limit * np.eye(2 * self.lrn.num_landmarks, dtype=np.float32)
         return self.settings.step * shape_modes(self.prepared("train").landmarks, self.settings.modes)
+
+
+class TaskArena(Arena):
+    """A registered task as it is: whatever it observes, and whatever its actions are.
+
+    :param folder: of the benchmark
+    :raises FileNotFoundError: it is no benchmark's folder, or the data is nowhere
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.settings = BenchmarkSettings.read(folder)
+        probe = self._task_env(1, "test")
+        self.sees_patches = isinstance(probe.observation_space, spaces.Dict)
+        self._prepared = {None: probe.get_attr("faces")[0].prepared}
+
+    def prepared(self, split: str | None) -> PreparedFaces:
+        """The faces of the test split."""
+        return self._prepared[None]
+
+    def can_start(self, algorithm: str, start: str) -> bool:
+        """All take numbers; patches, those that take dictionaries. DCRN needs a pretrained network."""
+        made = find_algorithm(algorithm)
+        return start == "scratch" and not acts_by_itself(algorithm) and (not self.sees_patches or start in made.starts)
+
+    def starting_network(self, start: str, seed: int) -> LRN | None:
+        """A fresh network of the preset for the patches; None: there are none."""
+        if not self.sees_patches:
+            return None
+        torch.manual_seed(seed)
+        return LRN(lrn_preset(self.settings.preset, self._prepared[None].scheme.num_landmarks))
+
+    def training_env(self, start: str, num_envs: int, seed: int, plain: bool) -> VecEnv:
+        """The training split of the task."""
+        options = {"terminate_at_limit": self.settings.terminate_at_limit, **(self.settings.environment or {})}
+        env = self._task_env(num_envs, "train", **options)
+        env.seed(seed)
+        return VecMonitor(env, info_keywords=("nme", "iterations", "is_success"))
+
+    def measuring_env(self, start: str, plain: bool, termination: str, **options: Any) -> VecEnv:
+        """The test split of the task, under the paper's reward and termination."""
+        num_envs = min(MEASURED_AT_ONCE, self.settings.eval_faces, len(self._prepared[None]))
+        return self._task_env(num_envs, "test", termination=termination, **options)
+
+    def _task_env(self, num_envs: int, split: str, **options: Any) -> FaceAlignVecEnv:
+        if self.settings.alpha_2 is not None:
+            options["alpha_2"] = self.settings.alpha_2
+        assert self.settings.task is not None
+        return FaceAlignVecEnv(num_envs, task=self.settings.task, split=split, **options)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from face_align_env.agents.benchmark.arena import TERMINATIONS, Arena
 from face_align_env.agents.benchmark.settings import TrialKey
 from face_align_env.agents.benchmark.trial import FACES, RESULTS, measurement, write_faces, write_rows
-from face_align_env.agents.common.policies import Policy, as_policy, load_object, lrn_policy, random_policy, zero_policy
+from face_align_env.agents.common.policies import (
+    Policy,
+    as_policy,
+    load_object,
+    lrn_policy,
+    random_policy,
+    still_policy,
+)
 from face_align_env.agents.common.rollout import Rollout, play, spread
 from gymnasium import spaces
 
@@ -31,11 +39,12 @@ def run_baselines(arena: Arena, functions: Sequence[str], seeds: int) -> None:
 
     :param arena: of the benchmark
     :param functions: import paths of policies ``policy(obs) -> action``: one observation of FaceAlign-v0, and
-        increments in pixels of the crop; called with a batch instead where it has an attribute ``vectorized`` that is
-        true
+        increments in pixels of the crop (of a task, its observation and its action); called with a batch instead where
+        it has an attribute ``vectorized`` that is true
     :param seeds: how often chance is measured
     """
-    names = [PRETRAINED, *FIXED, NOTHING, CHANCE, *functions]
+    pretrained = [PRETRAINED, *FIXED] if arena.settings.task is None else []
+    names = [*pretrained, NOTHING, CHANCE, *functions]
     left = [name for name in names if _stale(arena.folder, name, seeds)]
     for name in Progress(left, desc="baselines", disable=not left):
         rows: list[dict[str, Any]] = []
@@ -61,22 +70,25 @@ def _stale(folder: Path, name: str, seeds: int) -> bool:
 def _measure(arena: Arena, name: str, seed: int) -> dict[str, Rollout]:
     faces = spread(len(arena.prepared(None)), arena.settings.eval_faces)
 
-    def of(policy: Policy, start: str, termination: str, **options: Any) -> Rollout:
-        return play(policy, arena.measuring_env(start, True, termination, **options), faces)
+    def of(make: Callable[[spaces.Box], Policy], start: str, plain: bool, termination: str, **options: Any) -> Rollout:
+        env = arena.measuring_env(start, plain, termination, **options)
+        assert isinstance(env.action_space, spaces.Box)
+        return play(make(env.action_space), env, faces)
+
+    def pretrained(space: spaces.Box) -> Policy:
+        return lrn_policy(arena.lrn)
 
     if name in FIXED:
-        return {"limit": of(lrn_policy(arena.lrn), "policy", "limit", max_iterations=FIXED.index(name) + 1)}
+        return {"limit": of(pretrained, "policy", True, "limit", max_iterations=FIXED.index(name) + 1)}
     if name == PRETRAINED:
-        return {each: of(lrn_policy(arena.lrn), "policy", each) for each in TERMINATIONS}
-    if name == CHANCE:
-        return {each: _by_chance(arena, faces, each, seed) for each in TERMINATIONS}
-    policy = zero_policy if name == NOTHING else as_policy(load_object(name))
+        return {each: of(pretrained, "policy", True, each) for each in TERMINATIONS}
+    if name == CHANCE:  # uniform in the actions that algorithms explore in
+        return {each: of(partial(random_policy, seed=seed), "scratch", False, each) for each in TERMINATIONS}
+    policy = None if name == NOTHING else as_policy(load_object(name))
     # The environment as gym.make gives it.
-    return {each: of(policy, "scratch", each, learned_history=False) for each in TERMINATIONS}
-
-
-def _by_chance(arena: Arena, faces: Sequence[int], termination: str, seed: int) -> Rollout:
-    """Uniform in the actions that algorithms explore in."""
-    env = arena.measuring_env("scratch", False, termination)
-    assert isinstance(env.action_space, spaces.Box)
-    return play(random_policy(env.action_space, seed), env, faces)
+    plain = arena.settings.task is None
+    options = {"learned_history": False} if plain else {}
+    return {
+        each: of(lambda space: policy or still_policy(space), "scratch", plain, each, **options)
+        for each in TERMINATIONS
+    }

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from face_align_env.agents.benchmark.algorithms import check_updates, find_algorithm, is_policy, load_algorithm
-from face_align_env.agents.benchmark.arena import GEN_FILE, LRN_FILE, Arena
+from face_align_env.agents.benchmark.algorithms import check_updates, is_policy, load_algorithm
+from face_align_env.agents.benchmark.arena import GEN_FILE, LRN_FILE, open_arena
 from face_align_env.agents.benchmark.baselines import run_baselines
 from face_align_env.agents.benchmark.report import report_folder
 from face_align_env.agents.benchmark.schedule import default_workers, run_trials, why_failed
@@ -81,26 +81,22 @@ def benchmark(
         check_updates(name, settings.timesteps, settings.keywords(name))
     functions = [name for name, made in found.items() if is_policy(made)]
     keys = list(trial_keys([name for name in algorithms if name not in functions], starts, seeds))
-    impossible = {(key.algorithm, key.start) for key in keys if key.start not in find_algorithm(key.algorithm).starts}
-    keys = [key for key in keys if (key.algorithm, key.start) not in impossible]
-    for algorithm, start in sorted(impossible):
-        console.print(f"Left out: {algorithm} cannot start from {start}: it takes no dictionaries as observations.")
     with locked_folder(folder):
-        gen, lrn = _pretrained(settings, folder, pretraining or Pretraining(), console)
-        settings = replace(settings, lrn_sha256=file_digest(lrn), gen_sha256=None if gen is None else file_digest(gen))
+        if settings.task is None:
+            settings = _with_networks(settings, folder, pretraining or Pretraining(), console)
         settings.write(folder)
-        for source, name in ((gen, GEN_FILE), (lrn, LRN_FILE)):
-            if source is None:
-                continue
-            with replacing(folder / name) as temporary:
-                shutil.copyfile(source, temporary)
+        arena = open_arena(folder)
+        impossible = {(key.algorithm, key.start) for key in keys if not arena.can_start(key.algorithm, key.start)}
+        keys = [key for key in keys if (key.algorithm, key.start) not in impossible]
+        for algorithm, start in sorted(impossible):
+            console.print(f"Left out: {algorithm} cannot start from {start}: it does not take what is observed there.")
         workers = workers or default_workers()
         console.print(
             f"Benchmark in {folder}: {len(keys)} trainings of {settings.timesteps:,} transitions on "
-            f"{settings.data.dataset}, {workers} at a time.",
+            f"{settings.task or settings.data.dataset}, {workers} at a time.",
             highlight=False,
         )
-        run_baselines(Arena(folder), functions, seeds)
+        run_baselines(arena, functions, seeds)
         failed = run_trials(folder, keys, workers)
         for table in report_folder(folder, command):
             console.print(table)
@@ -108,6 +104,20 @@ def benchmark(
             console.print(f"Failed: {key}: {why_failed(folder, key)}", highlight=False, markup=False)
         console.print(f"Report: {folder / 'report.html'}, results: {folder / 'results.csv'}", highlight=False)
         return not failed
+
+
+def _with_networks(
+    settings: BenchmarkSettings, folder: Path, pretraining: Pretraining, console: Console
+) -> BenchmarkSettings:
+    """The settings with the digests of the pretrained networks, which are copied into the benchmark's folder."""
+    gen, lrn = _pretrained(settings, folder, pretraining, console)
+    settings = replace(settings, lrn_sha256=file_digest(lrn), gen_sha256=None if gen is None else file_digest(gen))
+    settings.write(folder)
+    for source, name in ((gen, GEN_FILE), (lrn, LRN_FILE)):
+        if source is not None:
+            with replacing(folder / name) as temporary:
+                shutil.copyfile(source, temporary)
+    return settings
 
 
 def _pretrained(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gymnasium as gym
 from face_align_env.agents.dcrn.config import check_environment
 from face_align_env.pretrain.recipes import Data, check_preset
 from face_align_env.pretrain.settings import Settings, read_json, require_same, setting
@@ -27,6 +28,8 @@ INITIALIZERS = ("gen", "mean")
 class BenchmarkSettings(Settings):
     """What all trials of a benchmark have in common.
 
+    :param task: a registered task (FaceAlign/Features19-v0), learned from scratch as it is, in place of a dataset,
+        starts, an initializer and modes
     :param preset: networks and recipe, where GEN and LRN are trained first: tiny, compact, paper or mdm
     :param lrn_sha256: of the pretrained LRN
     :param initializer: where episodes start: gen; or mean, the mean shape, with an LRN that was pretrained there
@@ -48,6 +51,7 @@ class BenchmarkSettings(Settings):
     title: ClassVar[str] = "Benchmark"
 
     data: Data = field(default_factory=Data)
+    task: str | None = setting()
     preset: str = setting("tiny")
     lrn_sha256: str = setting("", flag="")
     initializer: str = setting("gen", choices=INITIALIZERS)
@@ -66,6 +70,9 @@ class BenchmarkSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_environment(self)
+        for name in ("data", "initializer", "actions", "modes", "step") if self.task is not None else ():
+            if getattr(self, name) != getattr(BenchmarkSettings(), name):
+                self.refuse("task", f"'{self.task}' says by itself what {name} is: leave that out.")
         if self.evaluations > self.timesteps:
             self.refuse("evaluations", f"must be at most --timesteps, {self.timesteps}, got {self.evaluations}.")
         for key in self.overrides or {}:
@@ -76,8 +83,11 @@ class BenchmarkSettings(Settings):
         """Look at the names in the settings.
 
         :param algorithms: that are to be trained
-        :raises SettingError: there is no such preset, dataset or algorithm
+        :raises SettingError: there is no such preset, dataset, task or algorithm
         """
+        tasks = [name for name in gym.registry if name.startswith("FaceAlign/")]
+        if self.task is not None and self.task not in tasks:
+            self.refuse("task", f"must be one of {', '.join(tasks)}, got '{self.task}'.")
         check_preset(self)
         self.data.check()
         for key in self.overrides or {}:

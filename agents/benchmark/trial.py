@@ -29,7 +29,7 @@ from face_align_env.agents.benchmark.algorithms import (
     load_algorithm,
     make_learner,
 )
-from face_align_env.agents.benchmark.arena import TERMINATIONS, Arena
+from face_align_env.agents.benchmark.arena import TERMINATIONS, Arena, open_arena
 from face_align_env.agents.benchmark.settings import TrialKey
 from face_align_env.agents.common.callbacks import EpisodeMetrics
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
@@ -97,7 +97,7 @@ def run_trial(folder: str | os.PathLike[str], key: TrialKey, checkpoint_seconds:
     own = trial_folder(folder, key)
     with locked_folder(own):
         (own / ERROR).unlink(missing_ok=True)
-        _run(Arena(folder), own, key, checkpoint_seconds)
+        _run(open_arena(folder), own, key, checkpoint_seconds)
 
 
 def _run(arena: Arena, own: Path, key: TrialKey, checkpoint_seconds: float) -> None:

@@ -56,7 +56,7 @@ def benchmark(
     algorithms = [algo.strip() for algo in algos.split(",") if algo.strip()]
     if not algorithms:
         raise SettingError("algos", "--algos", "must name at least one algorithm.")
-    starts = list(start or ["policy", "features"])
+    starts = list(start or (["policy", "features"] if settings.task is None else ["scratch"]))
     if from_scratch and "scratch" not in starts:
         starts.append("scratch")
     if trust:
@@ -67,7 +67,7 @@ def benchmark(
 
     complete = benchmarks.benchmark(
         settings,
-        Path("runs") / (name or f"benchmark-{settings.data.dataset}"),
+        Path("runs") / (name or f"benchmark-{Path(settings.task or settings.data.dataset).name}"),
         algorithms,
         starts,
         seeds,

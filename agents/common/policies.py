@@ -15,7 +15,7 @@ import torch
 
 from face_align_env.networks.lrn import LRN
 
-Observations = dict[str, npt.NDArray[Any]]
+Observations = dict[str, npt.NDArray[Any]]  # of FaceAlign-v0; of the tasks with features, one array
 Policy = Callable[[Observations], npt.NDArray[np.float32]]
 """From a batch of N observations to (N, A) actions, pixels."""
 
@@ -29,10 +29,23 @@ def random_policy(space: gym.spaces.Box, seed: int) -> Policy:
     rng = np.random.default_rng([seed, 1])
 
     def act(observations: Observations) -> npt.NDArray[np.float32]:
-        shape = (len(observations["history"]), *space.shape)
+        shape = (_count(observations), *space.shape)
         return rng.uniform(space.low, space.high, shape).astype(np.float32)
 
     return act
+
+
+def still_policy(space: gym.spaces.Box) -> Policy:
+    """Zeros, whatever is observed.
+
+    :param space: of one action, (A,)
+    """
+    return lambda observations: np.zeros((_count(observations), *space.shape), dtype=np.float32)
+
+
+def _count(observations: Any) -> int:
+    """N, of observations that are a dictionary of arrays, or one array."""
+    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
 
 
 def zero_policy(observations: Observations) -> npt.NDArray[np.float32]:
@@ -89,9 +102,12 @@ def as_policy(policy: Any) -> Policy:
         return lambda observations: np.asarray(policy(observations), dtype=np.float32)
 
     def act(observations: Observations) -> npt.NDArray[np.float32]:
-        count = len(observations["history"])
-        singles = ({key: value[i] for key, value in observations.items()} for i in range(count))
-        return np.stack([np.asarray(policy(single), dtype=np.float32) for single in singles])
+        def single(i: int) -> Any:
+            if isinstance(observations, dict):
+                return {key: value[i] for key, value in observations.items()}
+            return observations[i]
+
+        return np.stack([np.asarray(policy(single(i)), dtype=np.float32) for i in range(_count(observations))])
 
     return act
 
