@@ -205,7 +205,7 @@ def test_the_whole_command(here: Path, pretrained: Path) -> None:
     frame = pd.read_csv(folder / "results.csv")
     assert set(frame[frame["algorithm"] == "sac"]["seed"]) == {0, 1}
     assert set(frame[frame["algorithm"] == "random"]["seed"]) == {0, 1}
-    changed = CliRunner().invoke(app, ["benchmark", *options, "--timesteps", "80"])
+    changed = CliRunner().invoke(app, ["benchmark", *options, "--algos", "sac", "--timesteps", "80"])
     assert "timesteps: 40 before, 80 now" in str(changed.exception)
 
 
