@@ -206,7 +206,7 @@ def test_the_whole_command(here: Path, pretrained: Path) -> None:
     assert set(frame[frame["algorithm"] == "sac"]["seed"]) == {0, 1}
     assert set(frame[frame["algorithm"] == "random"]["seed"]) == {0, 1}
     changed = CliRunner().invoke(app, ["benchmark", *options, "--algos", "sac", "--timesteps", "80"])
-    assert "timesteps: 40 before, 80 now" in str(changed.exception)
+    assert "timesteps: 40 before, 80 now" in changed.output
 
 
 @pytest.mark.parametrize(("algorithm", "start"), [(name, start) for name in ALGORITHMS for start in STARTS])
@@ -416,7 +416,7 @@ def test_mistakes_are_named(begun: Path, here: Path, pretrained: Path) -> None:
             BenchmarkSettings(environment={wrong: "much"})
     with pytest.raises(ValueError, match="modes, landmarks"):
         BenchmarkSettings(actions="pixels")
-    with pytest.raises(ValueError, match="cannot be measured 10 times"):
+    with pytest.raises(ValueError, match="must be at most --timesteps, 5, got 10"):
         BenchmarkSettings(timesteps=5)
     with pytest.raises(FileNotFoundError, match="holds no measurement"):
         Results.read(pretrained)

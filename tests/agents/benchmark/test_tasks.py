@@ -20,6 +20,7 @@ from rich.console import Console
 pytest.importorskip("rliable", reason="the extra benchmark is not installed")
 
 QUICK = {
+    "dcrn.learning_starts": 16,
     "crossq.learning_starts": 16,
     "crossq.batch_size": 8,
     "ppo.n_steps": 8,
