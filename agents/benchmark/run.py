@@ -78,7 +78,8 @@ def benchmark(
     if workers is not None and workers < 1:
         raise ValueError(f"There must be at least 1 worker, got {workers}.")
     for name in algorithms:
-        check_updates(name, settings.timesteps, settings.keywords(name))
+        if settings.task is not None or set(starts) & set(find_algorithm(name).starts):  # else it is left out
+            check_updates(name, settings.timesteps, settings.keywords(name))
     functions = [name for name, made in found.items() if is_policy(made)]
     keys = list(trial_keys([name for name in algorithms if name not in functions], starts, seeds))
     with locked_folder(folder):
