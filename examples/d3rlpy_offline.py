@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     if "--help" in sys.argv:
         print(__doc__)
-        sys.exit()
+        sys.exit(0)
     sys.exit(f'This example needs d3rlpy and Minari: pip install "face-align-env[d3rlpy]" ({error})')
 
 

@@ -28,7 +28,7 @@ def evaluate(model: BaseAlgorithm, env: FaceAlignVecEnv, num_faces: int) -> Roll
 
 def main() -> None:
     """Train, and measure before and after."""
-    parser = argparse.ArgumentParser(description="Learn a named task from scratch.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", nargs="?", default="FaceAlign/State19-v0", help="id (%(default)s)")
     parser.add_argument("--algo", choices=("ppo", "sac"), default="ppo", help="algorithm (%(default)s)")
     parser.add_argument("--timesteps", type=int, default=100_000, help="transitions (%(default)s)")

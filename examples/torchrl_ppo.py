@@ -34,7 +34,7 @@ try:
 except ImportError as error:
     if "--help" in sys.argv:
         print(__doc__)
-        sys.exit()
+        sys.exit(0)
     sys.exit(f'This example needs TorchRL: pip install "face-align-env[libraries]" ({error})')
 
 

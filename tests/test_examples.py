@@ -172,7 +172,7 @@ def test_align_photo_without_a_run_says_how_to_get_one(run: Run, tmp_path: Path)
 def test_compare_peers_puts_dlib_beside_the_run(run: Run, tmp_path: Path, micro_run: Path) -> None:
     pytest.importorskip("dlib")
     (micro_run / "config.json").unlink()
-    RunConfig(Data(options={"size": 6}), "tiny", alpha_2=3.0).write(micro_run)
+    RunConfig(Data(options={"size": 6}), preset="tiny", alpha_2=3.0).write(micro_run)
     small = ("--run", micro_run, "--peers", tmp_path / "peers", "--faces", 4, "--trees", 2, "--oversampling", 2)
     lines = run("compare_peers", *small)
     assert lines[0].startswith(f"dlib: {tmp_path / 'peers' / 'dlib.dat'}, ")
@@ -184,7 +184,7 @@ def test_compare_peers_puts_dlib_beside_the_run(run: Run, tmp_path: Path, micro_
 
 def test_an_algorithm_of_ones_own_learns_from_a_runs_policy(run: Run, micro_run: Path) -> None:
     (micro_run / "config.json").unlink()
-    RunConfig(Data(options={"size": 6}), "tiny", alpha_2=3.0).write(micro_run)
+    RunConfig(Data(options={"size": 6}), preset="tiny", alpha_2=3.0).write(micro_run)
     source = micro_run / "dcrn" / "weights.safetensors"
     (micro_run / "gen-lrn4").mkdir(exist_ok=True)
     (micro_run / "gen-lrn4" / "weights.safetensors").write_bytes(source.read_bytes())

@@ -61,16 +61,15 @@ class Agent:
             )
             return shapes
 
-        self.env = VecMonitor(
-            FaceAlignVecEnv(
-                self.num_envs,
-                dataset=FaceSource(bench.prepared, Augmentation()),
-                initializer=start,
-                learned_history=True,
-                action_limit=bench.lrn.config.action_limit,
-                patch_size=bench.lrn.config.patch_size,
-            )
+        self.faces = FaceAlignVecEnv(
+            self.num_envs,
+            dataset=FaceSource(bench.prepared, Augmentation()),
+            initializer=start,
+            learned_history=True,
+            action_limit=bench.lrn.config.action_limit,
+            patch_size=bench.lrn.config.patch_size,
         )
+        self.env = VecMonitor(self.faces)
         # critic_warmup=0: an update that trains the actor too, as all but the first ones do
         self.model = DCRN(
             env=self.env,
@@ -174,7 +173,7 @@ def measure_training(bench: Workbench) -> Iterator[Entry]:
     yield from _supervised(bench, f"GEN-LRN{cascade.iterations}", cascade, CROP_SIZE, bench.recipe.lrn_training)
 
     agent = Agent(bench)
-    observations: Any = agent.model._last_obs
+    observations = agent.faces.envs.episodes.observations()  # the model's own are encoded
     forward, rollout, update = bench.compare(partial(bench.act, observations), agent.rollout, agent.update)
     n, batch = agent.num_envs, agent.batch_size
     alone = Baseline("the actor's forward pass", forward)

@@ -2,6 +2,7 @@
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.aligner.alignment import Alignment, draw_alignments
-from face_align_env.aligner.detection import Detector, get_detector
+from face_align_env.aligner.detection import Detector
+from face_align_env.aligner.detectors import get_detector
 
 __all__ = ["Alignment", "Detector", "FaceAligner", "draw_alignments", "get_detector"]

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from face_align_env.aligner.alignment import Alignment
-from face_align_env.aligner.detection import Detector, get_detector
+from face_align_env.aligner.detection import Detector
+from face_align_env.aligner.detectors import get_detector
 from face_align_env.crops import CROP_SIZE, MARGIN, crop_transform, cut, invert_transform, transform_points
 from face_align_env.datasets.base import read_image
 from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
@@ -71,7 +72,7 @@ class FaceAligner:
         345 test faces of 300W it moved landmarks by 0.3 to 0.5 pixels of the crop on average, because windows are
         placed to whole pixels, and the NME by at most 0.02 points of %
     :param detector: finds the faces of photos for which no boxes are given; None:
-        :func:`~face_align_env.aligner.detection.get_detector`'s first choice, when it is needed
+        :func:`~face_align_env.aligner.detectors.get_detector`'s first choice, when it is needed
     :raises ValueError: start and lrn have different numbers of landmarks
     """
 

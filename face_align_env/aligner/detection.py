@@ -38,27 +38,6 @@ class DetectorNotFoundError(ModuleNotFoundError):
     """This OpenCV cannot run the detector, or its file is damaged; the message says what to do."""
 
 
-def get_detector(name: str = "auto") -> Detector:
-    """A detector by its name.
-
-    :param name: ``"yunet"``: a small network (:mod:`face_align_env.aligner.yunet`); ``"haar"``: OpenCV's cascades of
-        Haar features (:mod:`face_align_env.aligner.haar`), for an OpenCV without ``dnn``; ``"auto"``: the first of them
-        that this OpenCV can run
-    :raises ValueError: there is no detector of that name
-    :raises DetectorNotFoundError: this OpenCV cannot run it
-    """
-    import cv2
-
-    from face_align_env.aligner.haar import HaarDetector
-    from face_align_env.aligner.yunet import YuNetDetector
-
-    if name not in DETECTORS:
-        raise ValueError(f"There is no face detector '{name}'; there are {', '.join(DETECTORS)}.")
-    if name == "haar" or (name == "auto" and not hasattr(cv2, "FaceDetectorYN")):
-        return HaarDetector()
-    return YuNetDetector()
-
-
 def checked(image: Image) -> Image:
     """The image itself.
 

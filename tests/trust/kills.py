@@ -13,8 +13,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 SCRIPT = Path(__file__).with_name("work.py")
 MOST_SECONDS = 600.0  # of one start; longer means that it hangs
 
@@ -87,8 +85,8 @@ def digest(name: str, folder: Path) -> str:
     """SHA-256 of the result: the weights, or every prepared face."""
     if name == "prepare":
         cache = folder.with_name(f"{folder.name}-cache")
-        (contexts,) = cache.rglob("contexts.npy")
-        return hashlib.sha256(np.load(contexts).tobytes()).hexdigest()
+        (contexts,) = cache.rglob("contexts.raw")
+        return hashlib.sha256(contexts.read_bytes()).hexdigest()
     return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
 
 

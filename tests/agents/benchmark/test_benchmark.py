@@ -38,7 +38,8 @@ from face_align_env.networks.lrn import LRN
 pytest.importorskip("rliable", reason="the extra benchmark is not installed")
 
 DATA = Data("synthetic", landmarks=19, options={"size": 6})
-TOY = BenchmarkSettings(data=DATA, timesteps=40, evaluations=2, eval_faces=4, modes=3)
+FEW = {"crossq.learning_starts": 16}  # TOY has fewer transitions than it waits for by default
+TOY = BenchmarkSettings(data=DATA, timesteps=40, evaluations=2, eval_faces=4, modes=3, overrides=FEW)
 QUICK = {"learning_starts": 16, "batch_size": 8, "gradient_steps": 1}
 
 OWN = '''

@@ -97,5 +97,7 @@ def test_each_row_can_be_built() -> None:
 
 def test_without_weights_it_says_which(tmp_path: Path) -> None:
     RunConfig(Data(options={"size": 4}), preset="tiny", alpha_2=3.0).write(tmp_path)
-    with pytest.raises(FileNotFoundError, match="lrn"):
+    with pytest.raises(
+        FileNotFoundError, match=r"gen/weights.safetensors'\. Train them first: face-align pretrain gen"
+    ):
         ablate(tmp_path)

@@ -13,7 +13,8 @@ import pytest
 from writers.support import real_root
 
 from face_align_env.aligner import yunet
-from face_align_env.aligner.detection import DETECTORS, Detector, DetectorNotFoundError, get_detector, overlaps
+from face_align_env.aligner.detection import DETECTORS, Detector, DetectorNotFoundError, overlaps
+from face_align_env.aligner.detectors import get_detector
 from face_align_env.aligner.haar import SEARCHES, HaarDetector, look
 from face_align_env.aligner.yunet import MODEL, SHA256, YuNetDetector, distinct
 from face_align_env.datasets import load_dataset
