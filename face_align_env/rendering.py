@@ -143,8 +143,6 @@ def draw_annotation(face: Face, scheme: LandmarkScheme, size: int = 900) -> Pict
     x0, y0 = np.floor((corners.min(0) - reach).clip(0)).astype(int).tolist()
     x1, y1 = np.ceil((corners.max(0) + reach).clip(1, (width, height))).astype(int).tolist()
     region = face.image[y0:y1, x0:x1]
-    if region.size == 0:
-        raise ValueError(f"{face.id}: its box and landmarks lie outside of its image of {width} x {height} pixels.")
     scale = size / max(region.shape[:2])
     resized = cv2.resize(region, (max(1, round(region.shape[1] * scale)), max(1, round(region.shape[0] * scale))))
     picture = np.asarray(resized, dtype=np.uint8)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from face_align_env.agents.benchmark.algorithms import check_updates, is_policy, load_algorithm
+from face_align_env.agents.benchmark.algorithms import check_updates, find_algorithm, is_policy, load_algorithm
 from face_align_env.agents.benchmark.arena import GEN_FILE, LRN_FILE, open_arena
 from face_align_env.agents.benchmark.baselines import run_baselines
 from face_align_env.agents.benchmark.report import report_folder

@@ -78,12 +78,11 @@ def test_an_annotation_is_drawn_where_it_is() -> None:
     np.testing.assert_array_equal(picture[corner[1], corner[0]], rendering.WINDOW)
 
 
-def test_an_annotation_outside_of_its_image_is_named() -> None:
+def test_an_annotation_outside_of_its_image_never_gets_to_be_drawn() -> None:
     landmarks = np.random.default_rng(0).uniform(400, 500, (29, 2)).astype(np.float32)
     image = np.zeros((50, 60, 3), dtype=np.uint8)
-    face = Face(landmarks, np.array([400, 400, 500, 500], np.float32), np.ones(29, np.bool_), "x.jpg", image=image)
     with pytest.raises(ValueError, match=r"x\.jpg: .* 60 x 50 pixels"):
-        rendering.draw_annotation(face, SCHEMES[29])
+        Face(landmarks, np.array([400, 400, 500, 500], np.float32), np.ones(29, np.bool_), "x.jpg", image=image)
 
 
 def test_shapes_far_outside_do_no_harm() -> None:
