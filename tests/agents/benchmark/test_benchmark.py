@@ -38,8 +38,7 @@ from face_align_env.networks.lrn import LRN
 pytest.importorskip("rliable", reason="the extra benchmark is not installed")
 
 DATA = Data("synthetic", landmarks=19, options={"size": 6})
-FEW = {"crossq.learning_starts": 16}  # TOY has fewer transitions than it waits for by default
-TOY = BenchmarkSettings(data=DATA, timesteps=40, evaluations=2, eval_faces=4, modes=3, overrides=FEW)
+TOY = BenchmarkSettings(data=DATA, timesteps=40, evaluations=2, eval_faces=4, modes=3)
 QUICK = {"learning_starts": 16, "batch_size": 8, "gradient_steps": 1}
 
 OWN = '''
