@@ -10,6 +10,7 @@ from trust.work import WORK
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # several starts, which a busy machine makes slow
 @pytest.mark.parametrize("name", WORK)
 def test_killed_work_ends_as_if_it_had_not_been_killed(name: str, tmp_path: Path) -> None:
     unbroken = kills.run(name, tmp_path / "unbroken")
