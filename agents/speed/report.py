@@ -148,7 +148,7 @@ def table(group: str, entries: Sequence[Entry], peak: int | None) -> Table:
     if peak is not None:
         caption.append(f"peak memory of the process: {_rounded(peak)}B")
     view = Table(title=group, caption="\n".join(caption) or None, title_justify="left", caption_justify="left")
-    view.add_column("what", min_width=24)
+    view.add_column("what", no_wrap=True)
     view.add_column("time", justify="right", no_wrap=True)
     view.add_column("rate", justify="right", no_wrap=True)
     if limits:
