@@ -85,7 +85,7 @@ def shape_modes(shapes: npt.NDArray[np.floating], count: int) -> Floats:
         raise ValueError(f"Shapes of {deviations.shape[1]} coordinates have 1 to as many modes, not {count}.")
     variances, axes = np.linalg.eigh(np.cov(deviations.T))
     axes = axes * np.where(axes.sum(0) < 0, -1, 1)  # either sign is an axis; the same on every machine
-    return (axes * np.sqrt(variances.clip(0))).T[::-1][:count].astype(np.float32)
+    return np.asarray((axes * np.sqrt(variances.clip(0))).T[::-1][:count], dtype=np.float32)
 
 
 class ShapeModes(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
@@ -109,7 +109,8 @@ class ShapeModes(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
 
     def action(self, action: Any) -> Floats:
         """(2K,) increments in pixels of (M,) coordinates."""
-        return _increments(valid_actions(action, self._space)[None], self.directions)[0]
+        increments: Floats = _increments(valid_actions(action, self._space)[None], self.directions)[0]
+        return increments
 
 
 class VectorShapeModes(VectorActionWrapper):
@@ -121,7 +122,7 @@ class VectorShapeModes(VectorActionWrapper):
         self.single_action_space = spaces.Box(-1.0, 1.0, (modes,), np.float32)
         self.action_space = self._space = cast(spaces.Box, batch_space(self.single_action_space, env.num_envs))
 
-    def actions(self, actions: Any) -> Floats:
+    def actions(self, actions: Any) -> Any:
         """(N, 2K) increments in pixels of (N, M) coordinates."""
         return _increments(valid_actions(actions, self._space), self.directions)
 
@@ -141,7 +142,8 @@ def _directions(env: Any, actions: Any, modes: int, step: float) -> Floats:
 
 def _increments(coordinates: Floats, directions: Floats) -> Floats:
     # Not by BLAS, whose sums are rounded differently in batches of different size.
-    return np.einsum("nm,mk->nk", coordinates, directions)
+    increments: Floats = np.einsum("nm,mk->nk", coordinates, directions)
+    return increments
 
 
 # -- observations made of a batch of observations ----------------------------------------------------------------------
@@ -212,7 +214,8 @@ class PretrainedFeatures(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
     def _see(self, observation: Any) -> Floats:
         batch = {key: value[None] for key, value in observation.items()}
         self._features = _features(self.lrn, batch)
-        return _with_time(self._features, batch)[0]
+        seen: Floats = _with_time(self._features, batch)[0]
+        return seen
 
 
 class VectorPretrainedFeatures(_VectorObservation):
@@ -298,7 +301,9 @@ class ModeResiduals(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs
 
     def observation(self, observation: Any) -> Floats:
         """(M,) coordinates of x^ - x_t, perhaps with the time left as one more number."""
-        return _residuals({key: value[None] for key, value in observation.items()}, self._coordinates)[0]
+        batch = {key: value[None] for key, value in observation.items()}
+        residuals: Floats = _residuals(batch, self._coordinates)[0]
+        return residuals
 
 
 class VectorModeResiduals(_VectorObservation):

@@ -28,7 +28,7 @@ def random_policy(space: gym.spaces.Box, seed: int) -> Policy:
     """
     rng = np.random.default_rng([seed, 1])
 
-    def act(observations: Observations) -> npt.NDArray[np.float32]:
+    def act(observations: Any) -> npt.NDArray[np.float32]:
         shape = (_count(observations), *space.shape)
         return rng.uniform(space.low, space.high, shape).astype(np.float32)
 
@@ -59,7 +59,7 @@ def lrn_policy(lrn: LRN) -> Policy:
     device = next(lrn.parameters()).device
 
     @torch.inference_mode()
-    def act(observations: Observations) -> npt.NDArray[np.float32]:
+    def act(observations: Any) -> npt.NDArray[np.float32]:
         state = (torch.from_numpy(observations[key]).to(device) for key in ("patches", "history"))
         return torch.cat(lrn(*state), dim=1).cpu().numpy()
 
@@ -101,7 +101,7 @@ def as_policy(policy: Any) -> Policy:
     if getattr(policy, "vectorized", False):
         return lambda observations: np.asarray(policy(observations), dtype=np.float32)
 
-    def act(observations: Observations) -> npt.NDArray[np.float32]:
+    def act(observations: Any) -> npt.NDArray[np.float32]:
         def single(i: int) -> Any:
             if isinstance(observations, dict):
                 return {key: value[i] for key, value in observations.items()}

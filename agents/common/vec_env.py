@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +26,8 @@ class FaceAlignVecEnv(VecEnv):
     """
 
     def __init__(self, num_envs: int, task: str = "FaceAlign-v0", **options: Any) -> None:
-        self.envs = gym.make_vec(
+        # FaceAlignVectorEnv, or wrappers around it that hand on its attributes
+        self.envs: Any = gym.make_vec(
             task,
             num_envs,
             vectorization_mode="vector_entry_point",
@@ -45,7 +46,7 @@ class FaceAlignVecEnv(VecEnv):
         self.reset_infos = _per_env(infos, self.num_envs)
         self._reset_seeds()
         self._reset_options()
-        return observations
+        return cast(VecEnvObs, observations)
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
@@ -89,7 +90,7 @@ class FaceAlignVecEnv(VecEnv):
 
     def _owner(self, name: str) -> Any:
         """What has that attribute: the outermost wrapper, one inside, or the environments themselves."""
-        env: Any = self.envs
+        env = self.envs
         while isinstance(env, VectorWrapper) and not hasattr(env, name):
             env = env.env
         return env
