@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	$(BIN)/face-align run --dataset synthetic --preset tiny --name demo --option size=600 \
 		--gen-epochs 40 --lrn-epochs 13 --timesteps 20000 --device cpu
 
-# Two processes with a thread each are faster than one with two: most of a test is not torch.
+# Two processes with a thread each: most of a test is not torch.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test: $(INSTALLED)

@@ -113,8 +113,9 @@ def test_the_wheel_has_one_top_level_all_modules_and_fits(wheel: Path) -> None:
     assert modules == {module for _, module in source_files()}
     assert {str(name) for name in names if name.name == "py.typed"} >= {"face_align_env/py.typed"}
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
-    kept = {name.stem for name in names if name.suffix == ".safetensors"}
-    assert kept == {"300w-68", "300w-19", "synthetic-68"}
+    kept = {(name.parent.name, name.stem) for name in names if name.suffix == ".safetensors"}
+    agents = {("trained", path.stem) for path in (ROOT / "agents" / "trained").glob("*.safetensors")}
+    assert kept == {("weights", name) for name in ("300w-68", "300w-19", "synthetic-68")} | agents
     cards = {name.stem for name in names if name.parent.name == "weights" and name.suffix == ".json"}
     assert cards == {path.stem for path in (ROOT / "face_align_env" / "weights").glob("*.json")}
 
