@@ -3,13 +3,13 @@
 ``FaceAlign-v0`` is the environment with every keyword at its default. The others are a ladder, from minutes to hours;
 ``gym.make(ID, split="test")`` plays each of them on held-out faces, and other keywords make it another problem.
 
-| id | observation | action | what it tests |
-|---|---|---|---|
-| ``FaceAlign/State19-v0`` | where the ground truth is, 10 shape modes | 10 shape modes | the algorithm alone: rewards, ends, the limit; no vision |
-| ``FaceAlign/Features19-v0`` | 512 features of a pretrained trunk | 10 shape modes | control from given features; a millisecond a face |
-| ``FaceAlign/Synthetic19-v0`` | 19 patches and the history | 38 pixels | vision and control from nothing |
-| ``FaceAlign/Synthetic68-v0`` | 68 patches and the history | 136 pixels | the same with more landmarks |
-| ``FaceAlign/300W-v0`` | 68 patches and the history | 136 pixels | the paper's faces, from GEN; needs 300W |
+- ``FaceAlign/State19-v0``: sees where the ground truth is, as 10 shape modes, and acts in them. The algorithm alone:
+  rewards, ends, the limit; no vision.
+- ``FaceAlign/Features19-v0``: sees 512 features of a pretrained trunk, acts in 10 shape modes. Control from given
+  features; a millisecond a face.
+- ``FaceAlign/Synthetic19-v0``: sees 19 patches and the history, acts in 38 pixels. Vision and control from nothing.
+- ``FaceAlign/Synthetic68-v0``: the same with 68 landmarks, 136 pixels.
+- ``FaceAlign/300W-v0``: the paper's faces, from GEN, 68 landmarks; needs 300W.
 
 All observe the share of iterations that is left, and their limit of iterations terminates: the -10 that it costs is
 part of the problem, and no algorithm bootstraps past it. Since Gymnasium's own limit, ``max_episode_steps``, is as
@@ -18,7 +18,7 @@ mean shape of drawn faces, so far from the faces (an NME of 30 %) that standing 
 
 ``reward_threshold`` is what a strong policy returns on held-out faces without noise, rounded down; which policy, how
 measured: ``docs/environment.md``.
-"""  # noqa: E501 - Markdown tables do not wrap
+"""
 
 from __future__ import annotations
 
