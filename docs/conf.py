@@ -25,7 +25,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "_generated/*.md", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_generated/*.md", "jupyter_execute", ".jupyter_cache", "**/.ipynb_checkpoints"]
 
 html_theme = "furo"
 html_title = "face-align-env"
