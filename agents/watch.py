@@ -110,7 +110,7 @@ def play(
     policy = LRN.load({"lrn": run.policy}.get(method, run.weights(method))).eval()
     prepared = data.prepare(split)
     split = prepared.dataset.split
-    # On faces that are not trained on, a film shows what a user of the policy gets, who has no ground truth.
+    # On faces that are not trained on, a film shows what a user gets, without ground truth.
     by_method = "oracle" if prepared.dataset.is_train else "blind"
     options: dict[str, Any] = {"alpha_2": run.config.alpha_2}
     if method not in ("dcrn", "lrn"):

@@ -53,7 +53,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     | `patches` | `Box(0, 255, (K, 30, 30, 3), uint8)` | p_t: RGB windows around the landmarks of x_t; beyond the crop its border is repeated |
     | `history` | `Box(-1, 1, (512,), float32)`      | d_t: the latest actions divided by `action_limit`, newest first, cut off at 512 numbers, zeros where there are none yet |
     | `time_left` | `Box(0, 1, (1,), float32)`       | only with `observe_time`: the share of `max_iterations` that is left, on which the -10 depends |
-    | `residual` | `Box(-inf, inf, (2K,), float32)`  | only with `observe_residual`: x^ - x_t, pixels, for tests of algorithms without vision; an agent that sees it is of no use on photos |
+    | `residual` | `Box(-inf, inf, (2K,), float32)`  | only with `observe_residual`: x^ - x_t, pixels, for tests of algorithms without vision; photos have no such observation |
 
     In the paper the policy writes d_t itself (d_{t+1} = LRN(s_t)). That is `LearnedHistory(env)`, or
     `learned_history=True`: the action becomes `[a_t, d_{t+1}]` in R^{2K + 512}, its second part comes back as the next

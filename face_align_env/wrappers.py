@@ -7,6 +7,7 @@ observation is the way to the ground truth, for algorithms that are tested witho
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, SupportsFloat, cast
 
@@ -149,7 +150,7 @@ def _increments(coordinates: Floats, directions: Floats) -> Floats:
 # -- observations made of a batch of observations ----------------------------------------------------------------------
 
 
-class _VectorObservation(VectorWrapper):
+class _VectorObservation(VectorWrapper, ABC):
     """Observations of N faces made of the environment's; Gymnasium's own wrapper refuses the mode SAME_STEP."""
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -170,9 +171,9 @@ class _VectorObservation(VectorWrapper):
             infos = {**infos, "final_obs": final}
         return self.observations(observations), rewards, terminated, truncated, infos
 
+    @abstractmethod
     def observations(self, observations: Batch) -> Floats:
         """(M, ...) of the observations of M faces."""
-        raise NotImplementedError
 
 
 class PretrainedFeatures(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -43,7 +43,7 @@ def require_trusted(paths: Sequence[Path], signature: object) -> None:
     """Look at files before they are loaded.
 
     :param signature: what :func:`sign` said of them when they were written, or something else
-    :raises UntrustedFileError: the files are others, and nobody has said that they are trusted
+    :raises UntrustedFileError: the files have changed, and --trust was not given
     """
     if os.environ.get(TRUST) == "1":
         return

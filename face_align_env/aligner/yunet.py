@@ -70,7 +70,7 @@ class YuNetDetector:
 
     :param min_face: smallest face, pixels of the photo, larger side of the landmarks' box; None: 20, or a hundredth of
         the photo's longer side where that is more. A photo is enlarged up to twice for smaller ones
-    :param score: the least score of a face, 0 to 1: lower ones find more faces, and more that are none
+    :param score: the least score of a face, 0 to 1: lower values find more faces and more false positives
     :raises DetectorNotFoundError: this OpenCV has no ``FaceDetectorYN``, or the network's file is damaged
     :raises ValueError: a parameter is out of its range
     """

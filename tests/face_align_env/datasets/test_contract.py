@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from writers.every import WRITERS
-from writers.support import REAL_DATA
+from writers.support import real_root
 
 from face_align_env.datasets import (
     REGISTRY,
@@ -64,9 +64,7 @@ def load_anew(request, data):
     if request.param == "synthetic":
         return lambda split="train", landmarks=None: load_dataset("synthetic", split, landmarks=landmarks, size=8)
     kind, _, name = request.param.rpartition(" ")
-    root = REAL_DATA / name if kind else data / name
-    if kind and not root.is_dir():
-        pytest.skip(f"no copy of the research dataset {name} in '{REAL_DATA}'")
+    root = real_root(name) if kind else data / name
     if "+" in name:
         root = data
     return lambda split="train", landmarks=None: load_dataset(name, split, root, landmarks)
