@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from face_align_env.agents.common.policies import Observations, Policy, lrn_policy, named_policy
-from face_align_env.agents.common.rollout import play_steps
 from gymnasium.envs.registration import EnvSpec
 
 import face_align_env
+from face_align_env.agents.common.policies import Observations, Policy, lrn_policy, named_policy
+from face_align_env.agents.common.rollout import play_steps
 from face_align_env.datasets import FaceDataset
 from face_align_env.episodes import valid_actions
 from face_align_env.extras import needs
@@ -80,7 +80,6 @@ def run_policy(
     :raises ValueError: there is no such agent
     """
     from face_align_env.agents.run_folder import RunFolder
-
     from face_align_env.networks.lrn import LRN
 
     run = RunFolder(folder)

@@ -13,15 +13,14 @@ from pathlib import Path
 
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
-from face_align_env.pretrain.recipes import recipe
-from face_align_env.pretrain.settings import read_json
-
 from face_align_env.crops import MARGIN
 from face_align_env.datasets import FaceDataset, load_dataset
 from face_align_env.files import write_json
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest, save_bundle
+from face_align_env.pretrain.recipes import recipe
+from face_align_env.pretrain.settings import read_json
 from face_align_env.released import (
     FOLDER,
     MAX_BYTES,

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from face_align_env.agents.dcrn.training import train_dcrn
 from face_align_env.agents.evaluation.run_evaluation import evaluate
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import STAGES, RunFolder, Stage
-from face_align_env.pretrain.loop import make_fabric
-from face_align_env.pretrain.recipes import recipe
-from face_align_env.pretrain.settings import SettingError
-from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
-from rich.console import Console
-
 from face_align_env.crops import CROP_SIZE
 from face_align_env.datasets import load_dataset
 from face_align_env.files import locked_folder
 from face_align_env.keywords import check_keywords, make_task
+from face_align_env.pretrain.loop import make_fabric
+from face_align_env.pretrain.recipes import recipe
+from face_align_env.pretrain.settings import SettingError
+from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

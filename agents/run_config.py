@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from face_align_env.agents.dcrn.config import DCRNTraining
+from face_align_env.files import write_json
 from face_align_env.pretrain.recipes import PRECISIONS, TrainingConfig, check_preset, make_jitter, make_visited, recipe
 from face_align_env.pretrain.settings import require_same, setting
-
-from face_align_env.files import write_json
 
 if TYPE_CHECKING:
     from face_align_env.pretrain.objectives import StartJitter, VisitedStates

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from face_align_env.agents.run_config import RunConfig
-from face_align_env.pretrain.recipes import Data
 
+from face_align_env.agents.run_config import RunConfig
 from face_align_env.aligner import FaceAligner
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
+from face_align_env.pretrain.recipes import Data
 
 WEIGHTS = "weights.safetensors"
 MEAN_CASCADES = (2, 4, 8)  # LRN-m of Table 6

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from face_align_env.agents.evaluation.seeds import summarize
 from face_align_env.agents.run import run
 from face_align_env.agents.run_config import RunConfig
-from rich.console import Console
 
 
 def run_seeds(

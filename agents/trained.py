@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from face_align_env.agents.common.policies import load_object
 from safetensors.torch import load_file, save
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 import face_align_env  # noqa: F401 - registers the tasks
+from face_align_env.agents.common.policies import load_object
 from face_align_env.files import write_bytes, write_json
 from face_align_env.networks.weights import file_digest
 

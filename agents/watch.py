@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
 from face_align_env.agents.common.policies import lrn_policy
 from face_align_env.agents.common.rollout import Rollout, gather, play_steps
 from face_align_env.agents.run_folder import GEN_CASCADES, MEAN_CASCADES, RunFolder
-from PIL import Image
-
 from face_align_env.extras import needs
 from face_align_env.files import atomic_path, write_bytes
 from face_align_env.initialization import GENInitializer, MeanShape

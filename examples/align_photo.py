@@ -15,9 +15,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from face_align_env.agents.run_folder import RunFolder
 
 from face_align_env import FaceAligner
+from face_align_env.agents.run_folder import RunFolder
 from face_align_env.datasets import load_dataset
 from face_align_env.datasets.base import read_image
 from face_align_env.landmarks import get_scheme

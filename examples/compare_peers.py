@@ -19,17 +19,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from face_align_env.agents.common.crop_rollout import CropAligner
 from face_align_env.agents.evaluation.measure import Outcome, evaluate_method
 from face_align_env.agents.evaluation.run_evaluation import methods
 from face_align_env.agents.evaluation.tables import method_table
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.peers import PREDICTOR, DlibAligner, peers_note, train_dlib
-from face_align_env.pretrain.recipes import Data
-from rich.console import Console
-
 from face_align_env.datasets import load_dataset
 from face_align_env.files import write_json
+from face_align_env.pretrain.recipes import Data
 
 
 def train(data: Data, folder: Path, args: argparse.Namespace) -> DlibAligner:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+import face_align_env  # noqa: F401 - registers FaceAlign-v0
 from face_align_env.agents.collect import collect
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.extractor import find_lrn
 from face_align_env.agents.common.rollout import play_held_out
-
-import face_align_env  # noqa: F401 - registers FaceAlign-v0
 
 try:
     import d3rlpy

@@ -22,10 +22,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from face_align_env.agents.common.arguments import parse_arguments
-from face_align_env.agents.common.rollout import play_held_out
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
+from face_align_env.agents.common.arguments import parse_arguments
+from face_align_env.agents.common.rollout import play_held_out
 
 Observation = dict[str, np.ndarray]
 

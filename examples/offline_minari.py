@@ -30,13 +30,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from face_align_env.agents.common.arguments import parse_arguments
-from face_align_env.agents.common.extractor import find_lrn
-from face_align_env.agents.common.rollout import play_held_out
 from torch import Tensor, nn
 from torch.nn import functional
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
+from face_align_env.agents.common.arguments import parse_arguments
+from face_align_env.agents.common.extractor import find_lrn
+from face_align_env.agents.common.rollout import play_held_out
 from face_align_env.networks.lrn import LRN, preset
 
 

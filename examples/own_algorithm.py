@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.pretrained_features import PretrainedFeatures
 from face_align_env.agents.common.rollout import Rollout, play
 from face_align_env.agents.common.shape_modes import shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.agents.run_folder import RunFolder
-from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
-
 from face_align_env.initialization import GENInitializer
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import FaceSource

@@ -21,9 +21,9 @@ from pathlib import Path
 import cv2
 import gymnasium as gym
 import numpy as np
-from face_align_env.agents.common.arguments import parse_arguments
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
+from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.rendering import side_by_side
 
 

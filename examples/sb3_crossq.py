@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stable_baselines3.common.vec_env import VecMonitor
+
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.extractor import find_lrn
 from face_align_env.agents.common.pretrained_features import PretrainedFeatures
 from face_align_env.agents.common.rollout import Rollout, play
 from face_align_env.agents.common.shape_modes import shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
-from stable_baselines3.common.vec_env import VecMonitor
-
 from face_align_env.extras import needs
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.callbacks import EpisodeMetrics
 from face_align_env.agents.common.extractor import LRNExtractor
 from face_align_env.agents.common.rollout import play_held_out
-from stable_baselines3 import PPO
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import SubprocVecEnv
 
 
 @dataclass

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-from face_align_env.agents.common.arguments import parse_arguments
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
+from face_align_env.agents.common.arguments import parse_arguments
 
 
 def sizes() -> dict[str, float]:

@@ -12,11 +12,12 @@ import argparse
 
 import gymnasium as gym
 import numpy as np
-from face_align_env.agents.common.rollout import Rollout, play
-from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecMonitor
+
+from face_align_env.agents.common.rollout import Rollout, play
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 
 
 def evaluate(model: BaseAlgorithm, env: FaceAlignVecEnv, num_faces: int) -> Rollout:

@@ -15,11 +15,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from face_align_env.agents.common.arguments import parse_arguments
-from face_align_env.agents.common.rollout import play_held_out
 from torch import nn
 
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
+from face_align_env.agents.common.arguments import parse_arguments
+from face_align_env.agents.common.rollout import play_held_out
 from face_align_env.networks.lrn import LRN, preset
 from face_align_env.wrappers import ShapeModes
 

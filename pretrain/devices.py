@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+
 from face_align_env.pretrain.settings import SettingError
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86-64, and of ARM

@@ -8,12 +8,12 @@ import functools
 import numpy as np
 import numpy.typing as npt
 import torch
-from face_align_env.pretrain.warping import to_device, warp
 from torch import Tensor
 
 from face_align_env.augmentation import Augmentation, Views
 from face_align_env.crops import CONTEXT, CROP_SIZE
 from face_align_env.prepared import PreparedFaces, faces_digest
+from face_align_env.pretrain.warping import to_device, warp
 from face_align_env.progress import Progress
 
 _SAMPLED = 61  # pixels of a face that tell it from others

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from face_align_env.augmentation import Augmentation
+from face_align_env.extras import needs
+from face_align_env.mdp import nme
 from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from face_align_env.pretrain.devices import emulates_bf16, find_device
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.objectives import Objective
 from face_align_env.pretrain.recipes import TrainingConfig
 from face_align_env.pretrain.settings import require_same
-from torch import Tensor
-
-from face_align_env.augmentation import Augmentation
-from face_align_env.extras import needs
-from face_align_env.mdp import nme
 from face_align_env.progress import Progress
 
 with needs("train", "Supervised training"):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from face_align_env.pretrain.faces import Batch
 from torch import Tensor, nn
 
 from face_align_env.crops import CROP_SIZE
@@ -15,6 +14,7 @@ from face_align_env.mdp import HISTORY_SIZE, nme
 from face_align_env.networks.cascade import MeanStart, cascade
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
+from face_align_env.pretrain.faces import Batch
 
 
 class Objective(nn.Module, ABC):

@@ -9,15 +9,13 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from face_align_env.datasets import REGISTRY, dataset_class, load_dataset
 from face_align_env.pretrain.settings import Settings, check_keywords, setting
 
-from face_align_env.datasets import REGISTRY, dataset_class, load_dataset
-
 if TYPE_CHECKING:
-    from face_align_env.pretrain.objectives import StartJitter, VisitedStates
-
     from face_align_env.augmentation import Augmentation
     from face_align_env.prepared import PreparedFaces
+    from face_align_env.pretrain.objectives import StartJitter, VisitedStates
 
 MadeT = TypeVar("MadeT")
 

@@ -8,10 +8,6 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
-from face_align_env.pretrain.faces import DeviceFaces
-from face_align_env.pretrain.loop import fit
-from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
-from face_align_env.pretrain.recipes import Data, TrainingConfig
 
 from face_align_env.augmentation import Augmentation
 from face_align_env.crops import CROP_SIZE
@@ -23,6 +19,10 @@ from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import PreparedFaces
+from face_align_env.pretrain.faces import DeviceFaces
+from face_align_env.pretrain.loop import fit
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
+from face_align_env.pretrain.recipes import Data, TrainingConfig
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -14,15 +14,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from face_align_env.agents.run_config import RunConfig
-from face_align_env.pretrain.recipes import Data
 from writers.release import card_of, micro_gen, micro_lrn, write_bundle
 
 from face_align_env import released
+from face_align_env.agents.run_config import RunConfig
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
+from face_align_env.pretrain.recipes import Data
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

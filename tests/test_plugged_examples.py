@@ -12,8 +12,8 @@ from types import ModuleType
 import gymnasium as gym
 import numpy as np
 import pytest
-from face_align_env.agents.common.policies import import_policy
 
+from face_align_env.agents.common.policies import import_policy
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.lrn import LRN
 

@@ -13,12 +13,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
-from face_align_env.agents.common.extractor import LRNExtractor
-from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import face_align_env
+from face_align_env.agents.common.extractor import LRNExtractor
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 
 assert face_align_env  # importing it registers FaceAlign-v0
 pytestmark = pytest.mark.skipif(find_spec("rl_zoo3") is None, reason="needs RL Zoo: pip install rl_zoo3")

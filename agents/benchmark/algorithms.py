@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from face_align_env.agents.benchmark.settings import STARTS
-from face_align_env.agents.common.extractor import LRNExtractor
-from face_align_env.agents.common.policies import load_object
-from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
-from face_align_env.agents.dcrn.algorithm import DCRN, PRESETS
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from face_align_env.agents.benchmark.settings import STARTS
+from face_align_env.agents.common.extractor import LRNExtractor
+from face_align_env.agents.common.policies import load_object
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
+from face_align_env.agents.dcrn.algorithm import DCRN, PRESETS
 from face_align_env.extras import needs
 from face_align_env.networks.lrn import LRN
 

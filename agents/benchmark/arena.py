@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
 from face_align_env.agents.benchmark.algorithms import acts_by_itself, find_algorithm
 from face_align_env.agents.benchmark.settings import BenchmarkSettings
 from face_align_env.agents.common.pretrained_features import PretrainedFeatures
 from face_align_env.agents.common.shape_modes import ShapeModes, shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
-from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
-
 from face_align_env.initialization import GENInitializer, Initializer, MeanShape
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.lrn import preset as lrn_preset

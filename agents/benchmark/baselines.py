@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gymnasium import spaces
+
 from face_align_env.agents.benchmark.arena import TERMINATIONS, Arena
 from face_align_env.agents.benchmark.settings import TrialKey
 from face_align_env.agents.benchmark.trial import FACES, RESULTS, measurement, write_faces, write_rows
@@ -19,8 +21,6 @@ from face_align_env.agents.common.policies import (
     still_policy,
 )
 from face_align_env.agents.common.rollout import Rollout, play, spread
-from gymnasium import spaces
-
 from face_align_env.mdp import MAX_ITERATIONS
 from face_align_env.progress import Progress
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from face_align_env.agents.benchmark.arena import TERMINATIONS
 from face_align_env.agents.benchmark.figures import learning_curves
 from face_align_env.agents.benchmark.report import final_table
@@ -17,8 +19,6 @@ from face_align_env.agents.evaluation.figures import write_figures
 from face_align_env.agents.evaluation.files import read_rows
 from face_align_env.agents.evaluation.measure import Row
 from face_align_env.agents.evaluation.tables import Table, number, write_tables
-from rich.console import Console
-
 from face_align_env.extras import needs
 
 with needs("benchmark", "A comparison of algorithms"):

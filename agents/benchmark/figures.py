@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from face_align_env.agents.benchmark.baselines import NOT_TRAINED, NOTHING, PRETRAINED
 from face_align_env.agents.benchmark.results import Results, performance_profiles
-
 from face_align_env.extras import needs
 from face_align_env.mdp import MAX_ITERATIONS
 from face_align_env.metrics import FAILURE_THRESHOLD

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from scipy.integrate import trapezoid
+
 from face_align_env.agents.benchmark import figures
 from face_align_env.agents.benchmark.arena import TERMINATIONS
 from face_align_env.agents.benchmark.baselines import FIXED, NOT_TRAINED
@@ -22,8 +24,6 @@ from face_align_env.agents.benchmark.trial import RESULTS
 from face_align_env.agents.common.rollout import MEASURES
 from face_align_env.agents.evaluation.figures import write_figures
 from face_align_env.agents.evaluation.tables import Table, write_tables
-from scipy.integrate import trapezoid
-
 from face_align_env.extras import needs
 from face_align_env.files import write_bytes
 

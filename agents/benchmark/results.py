@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import trim_mean
+
 from face_align_env.agents.benchmark.baselines import FIXED, NOT_TRAINED
 from face_align_env.agents.benchmark.settings import STARTS, TrialKey
 from face_align_env.agents.benchmark.trial import COLUMNS, FACES, RESULTS, is_complete
 from face_align_env.agents.common.rollout import MEASURES
-from scipy.stats import trim_mean
-
 from face_align_env.extras import needs
 from face_align_env.files import write_bytes
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rich.console import Console
+
 from face_align_env.agents.benchmark.algorithms import check_updates, find_algorithm, is_policy, load_algorithm
 from face_align_env.agents.benchmark.arena import GEN_FILE, LRN_FILE, open_arena
 from face_align_env.agents.benchmark.baselines import run_baselines
@@ -17,8 +19,6 @@ from face_align_env.agents.benchmark.settings import BenchmarkSettings, trial_ke
 from face_align_env.agents.run import run as make_run
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import POLICY_CASCADE, RELEASED_STAGES, RunFolder
-from rich.console import Console
-
 from face_align_env.files import locked_folder, replacing
 from face_align_env.networks.weights import file_digest
 

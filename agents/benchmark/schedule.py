@@ -18,7 +18,6 @@ from face_align_env.agents.benchmark.trial import (
     remove_checkpoints,
     trial_folder,
 )
-
 from face_align_env.progress import Progress
 
 MEMORY_OF_A_TRIAL = 1_500_000_000  # bytes: libraries, faces, and a replay buffer of features

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
+
 from face_align_env.agents.dcrn.config import check_environment
+from face_align_env.files import write_json
 from face_align_env.pretrain.recipes import Data, check_preset
 from face_align_env.pretrain.settings import Settings, read_json, require_same, setting
-
-from face_align_env.files import write_json
 
 STARTS = ("policy", "features", "scratch")
 """What a training starts with: the pretrained policy; the features of its trunk, with fresh layers behind them; fresh

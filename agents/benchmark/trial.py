@@ -22,6 +22,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
 from face_align_env.agents.benchmark.algorithms import (
     Learner,
     acts_by_itself,
@@ -35,13 +42,6 @@ from face_align_env.agents.common.callbacks import EpisodeMetrics
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.common.rollout import MEASURES, Rollout, play, spread
 from face_align_env.agents.common.trust import UntrustedFileError, require_trusted, sign
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import configure
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
-
 from face_align_env.extras import needs
 from face_align_env.files import FolderInUseError, atomic_path, locked_folder, replacing, write_arrays, write_bytes
 

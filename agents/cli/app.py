@@ -7,6 +7,9 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
 from face_align_env.agents.cli.benchmark import benchmark, benchmark_report, compare, speed
 from face_align_env.agents.cli.collect import collect
 from face_align_env.agents.cli.data import data_app
@@ -16,9 +19,6 @@ from face_align_env.agents.cli.photos import align, track
 from face_align_env.agents.cli.studies import ablate, evaluate, release, robustness, summarize, tradeoff, watch
 from face_align_env.agents.cli.train import pretrain_app, run, train
 from face_align_env.pretrain.settings import SettingError
-from rich.console import Console
-from typer.core import TyperGroup
-
 from face_align_env.progress import Progress
 
 RESUMABLE = ("align", "run", "train", "pretrain", "benchmark", "ablate", "data")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from face_align_env.agents.benchmark.settings import BenchmarkSettings, trial_keys
 from face_align_env.agents.cli.options import DeviceOption, JsonOption, PresetOption, console, written
 from face_align_env.agents.cli.parameters import settings_command

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from face_align_env.agents.cli.options import (
     DeviceOption,
     JsonOption,

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
+from rich.table import Table
+
 from face_align_env.agents.cli.options import (
     LandmarksOption,
     OptionOption,
@@ -20,8 +23,6 @@ from face_align_env.agents.cli.options import (
     done,
 )
 from face_align_env.agents.cli.parameters import dataset_options
-from rich.markup import escape
-from rich.table import Table
 
 NameArgument = Annotated[str, typer.Argument(help="A dataset's name; 'face-align data list' shows them.")]
 SplitsOption = Annotated[list[str] | None, typer.Option("--split", help="Repeat for several; default: all.")]

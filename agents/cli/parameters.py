@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+
 from face_align_env.pretrain.recipes import Data
 from face_align_env.pretrain.settings import SettingError, Settings, descriptions, flag_of, nested
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from face_align_env.agents.cli.options import announce, console
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from face_align_env.agents.cli.options import announce, console
 
 if TYPE_CHECKING:
     from face_align_env.aligner import Alignment, Detector, FaceAligner
@@ -167,7 +168,6 @@ def make_aligner(weights: str, device: str, detector: str, min_face: float | Non
     :raises DetectorNotFoundError: this OpenCV cannot run the detector
     """
     from face_align_env.agents.run_folder import RunFolder
-
     from face_align_env.aligner import FaceAligner
 
     finds = _detector(detector, min_face)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from face_align_env.agents.cli.options import (
     DatasetOption,
     DeviceOption,
@@ -147,7 +148,6 @@ def release(
 ) -> None:
     """Put GEN and DCRN of a run into one file of 16-bit numbers, with a card that says how good they are."""
     from face_align_env.agents.release import make_release
-
     from face_align_env.released import FOLDER
 
     made = make_release(run, name, output or FOLDER, root, command, intended_use, not_trained_on)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from face_align_env.agents.cli.options import (
     DeviceOption,
     DevicesOption,

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from face_align_env.agents.common.rollout import Rollout
 
+from face_align_env.agents.common.rollout import Rollout
 from face_align_env.aligner import FaceAligner
 from face_align_env.mdp import MDPParameters, nme
 from face_align_env.networks.cascade import cascade

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from face_align_env.agents.common.extractor import find_lrn
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from face_align_env.agents.common.extractor import find_lrn
 from face_align_env.networks.lrn import LRN
 
 MAX_GAIN = 2.0

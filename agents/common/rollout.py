@@ -14,9 +14,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.mdp import MDPParameters, is_terminal, reward
 from face_align_env.metrics import failure_rate
 

@@ -10,10 +10,6 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
-from face_align_env.agents.common.extractor import load_lrn
-from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
-from face_align_env.agents.dcrn.moved import moved_classes
-from face_align_env.agents.dcrn.policy import DCRNPolicy
 from gymnasium import spaces
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
@@ -23,6 +19,10 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import obs_as_tensor, polyak_update, update_learning_rate
 from torch.nn import functional
 
+from face_align_env.agents.common.extractor import load_lrn
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
+from face_align_env.agents.dcrn.moved import moved_classes
+from face_align_env.agents.dcrn.policy import DCRNPolicy
 from face_align_env.networks.lrn import LRN, LRNConfig, LRNTrunk
 
 

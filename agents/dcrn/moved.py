@@ -7,9 +7,10 @@ import json
 import zipfile
 from pathlib import Path
 
+from stable_baselines3.common.save_util import open_path
+
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.dcrn.policy import DCRNPolicy
-from stable_baselines3.common.save_util import open_path
 
 
 def moved_classes(path: str | Path | io.BufferedIOBase) -> dict[str, type]:

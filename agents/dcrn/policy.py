@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import torch
-from face_align_env.agents.common.extractor import load_lrn
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
@@ -14,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
+from face_align_env.agents.common.extractor import load_lrn
 from face_align_env.networks.lrn import LRN, LRNConfig, LRNTrunk
 
 # The critic sees increments in units of this many pixels: corrections are a few pixels of a limit of 32, and

@@ -12,23 +12,23 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from face_align_env.agents.common.callbacks import EpisodeMetrics
-from face_align_env.agents.common.vec_env import FaceAlignVecEnv
-from face_align_env.agents.dcrn.algorithm import DCRN
-from face_align_env.agents.dcrn.config import AgentConfig
-from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from face_align_env.pretrain.settings import settle
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecMonitor
 
+from face_align_env.agents.common.callbacks import EpisodeMetrics
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
+from face_align_env.agents.dcrn.algorithm import DCRN
+from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.augmentation import Augmentation
 from face_align_env.extras import needs
 from face_align_env.files import locked_folder, replacing
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import faces_digest
+from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from face_align_env.pretrain.settings import settle
 from face_align_env.progress import Progress
 
 CHECKPOINT = "checkpoint.safetensors"

@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from face_align_env.agents.evaluation.figures import style, write_figures
-from face_align_env.agents.evaluation.measure import Outcome
 from PIL import Image
 
+from face_align_env.agents.evaluation.figures import style, write_figures
+from face_align_env.agents.evaluation.measure import Outcome
 from face_align_env.extras import needs
 from face_align_env.files import write_bytes
 from face_align_env.metrics import FAILURE_THRESHOLD, Floats, asymmetry, mean_over_faces

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from face_align_env.agents.common.rollout import GAMMA
 from face_align_env.agents.evaluation.measure import Outcome
 from face_align_env.agents.evaluation.rewards import REWARDS, reward_counts
-
 from face_align_env.extras import needs
 from face_align_env.files import replacing
 from face_align_env.mdp import TERMINAL_REWARD

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from face_align_env.agents.evaluation.measure import Outcome, Row
 
+from face_align_env.agents.evaluation.measure import Outcome, Row
 from face_align_env.files import write_arrays, write_json
 from face_align_env.metrics import mean_over_faces
 from face_align_env.prepared import PreparedFaces

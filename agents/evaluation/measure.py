@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
 from face_align_env.agents.common.crop_rollout import CropAligner, roll_out
 from face_align_env.agents.common.rollout import Rollout
-
 from face_align_env.mdp import MDPParameters, nme
 from face_align_env.metrics import auc, bootstrap_interval, failure_rate, landmark_errors
 from face_align_env.prepared import PreparedFaces

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+
 from face_align_env.agents.common.rollout import GAMMA, Rollout
 from face_align_env.agents.evaluation.measure import Outcome
 from face_align_env.agents.evaluation.tables import Table, number
-
 from face_align_env.mdp import FAILURE_REWARD, TERMINAL_REWARD
 
 REWARDS = (TERMINAL_REWARD, 1.0, 0.0, -1.0, FAILURE_REWARD)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+
 from face_align_env.agents.evaluation.face_figures import save_face_figures
 from face_align_env.agents.evaluation.figures import save_figures
 from face_align_env.agents.evaluation.files import write_evaluation
@@ -18,9 +20,6 @@ from face_align_env.agents.evaluation.rewards import reward_tables
 from face_align_env.agents.evaluation.tables import Table, method_table, occlusion_table, write_tables
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import GEN_CASCADES, MEAN_CASCADES, RunFolder
-from face_align_env.pretrain.recipes import Data
-from rich.console import Console
-
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import DatasetNotFoundError, FaceDataset, dataset_class, dataset_splits, load_dataset
 from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
@@ -29,6 +28,7 @@ from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
 from face_align_env.prepared import PreparedFaces
+from face_align_env.pretrain.recipes import Data
 
 
 @dataclass(frozen=True)

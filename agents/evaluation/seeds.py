@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+
 from face_align_env.agents.evaluation.files import read_faces
 from face_align_env.agents.evaluation.tables import Table, number, write_tables
 from face_align_env.agents.run_folder import RunFolder
-from face_align_env.pretrain.settings import require_same
-from rich.console import Console
-
 from face_align_env.files import write_json
 from face_align_env.metrics import FAILURE_THRESHOLD
+from face_align_env.pretrain.settings import require_same
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000

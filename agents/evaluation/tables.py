@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import rich.table
-from face_align_env.agents.evaluation.measure import OCCLUDED, Outcome, Row, nme_by_occlusion
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 
+from face_align_env.agents.evaluation.measure import OCCLUDED, Outcome, Row, nme_by_occlusion
 from face_align_env.files import write_bytes
 from face_align_env.prepared import PreparedFaces
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from face_align_env.agents.speed.measure import Baseline, Entry, Limit, Timing, timed
-from face_align_env.agents.speed.workbench import COPY, Workbench
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
+from face_align_env.agents.speed.measure import Baseline, Entry, Limit, Timing, timed
+from face_align_env.agents.speed.workbench import COPY, Workbench
 from face_align_env.env import FaceAlignEnv
 from face_align_env.mdp import HISTORY_SIZE, MAX_ITERATIONS
 from face_align_env.patches import PATCH_SIZE, extract_patches, pad_crops

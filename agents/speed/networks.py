@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from face_align_env.agents.speed.measure import Baseline, Entry, Limit, timed
-from face_align_env.agents.speed.workbench import Workbench
 from torch.utils.flop_counter import FlopCounterMode
 
+from face_align_env.agents.speed.measure import Baseline, Entry, Limit, timed
+from face_align_env.agents.speed.workbench import Workbench
 from face_align_env.aligner.aligner import FaceAligner
 
 MATMUL = "float32 matrix product"

@@ -13,6 +13,10 @@ import cv2
 import gymnasium
 import numpy as np
 import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from face_align_env.agents.speed.environments import measure_env, measure_memory, measure_patches
 from face_align_env.agents.speed.measure import Entry
 from face_align_env.agents.speed.memory import begin_peak
@@ -20,10 +24,6 @@ from face_align_env.agents.speed.networks import measure_aligner, measure_networ
 from face_align_env.agents.speed.scaling import measure_scaling, save_scaling
 from face_align_env.agents.speed.training import measure_replay, measure_training
 from face_align_env.agents.speed.workbench import Settings, Workbench
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from face_align_env.files import write_json
 
 GROUPS: dict[str, Callable[[Workbench], Iterator[Entry]]] = {

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+
 from face_align_env.agents.speed.environments import random_cycle
 from face_align_env.agents.speed.measure import Baseline, Entry, Limit, timed
 from face_align_env.agents.speed.memory import of_player
 from face_align_env.agents.speed.workbench import COPY, Workbench
-
 from face_align_env.datasets import load_dataset
 from face_align_env.extras import needs
 from face_align_env.files import atomic_path

@@ -11,6 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.buffers import DictReplayBuffer
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.vec_env import VecMonitor
+
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, bytes_per_transition
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.agents.dcrn.algorithm import DCRN
@@ -18,22 +24,16 @@ from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.agents.speed.environments import observation_bytes
 from face_align_env.agents.speed.measure import Baseline, Entry, interleave, timed
 from face_align_env.agents.speed.workbench import Workbench
-from face_align_env.pretrain.faces import DeviceFaces
-from face_align_env.pretrain.loop import TrainingStep
-from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter
-from face_align_env.pretrain.recipes import TrainingConfig
-from stable_baselines3.common.buffers import DictReplayBuffer
-from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.vec_env import VecMonitor
-
 from face_align_env.augmentation import Augmentation
 from face_align_env.crops import CROP_SIZE
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import FaceSource
+from face_align_env.pretrain.faces import DeviceFaces
+from face_align_env.pretrain.loop import TrainingStep
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter
+from face_align_env.pretrain.recipes import TrainingConfig
 
 _LONGEST_STEP = 4.0  # seconds that a supervised training step may take; else its batch is halved, and halved again
 _PROBE = 4  # faces that tell how long a step takes

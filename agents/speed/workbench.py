@@ -10,10 +10,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from face_align_env.agents.speed.measure import LEAST_SECONDS, Timing, interleave
-from face_align_env.pretrain.loop import make_fabric
-from face_align_env.pretrain.recipes import Recipe, recipe
 
+from face_align_env.agents.speed.measure import LEAST_SECONDS, Timing, interleave
 from face_align_env.datasets import load_dataset
 from face_align_env.mdp import HISTORY_SIZE
 from face_align_env.networks import gen as gen_network
@@ -22,6 +20,8 @@ from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.patches import PATCH_SIZE
 from face_align_env.prepared import FaceSource, PreparedFaces
+from face_align_env.pretrain.loop import make_fabric
+from face_align_env.pretrain.recipes import Recipe, recipe
 
 COPY = "copying as many bytes"
 """The limit of everything that hands out observations: the machine's own copying of that many bytes."""

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from face_align_env.agents.dcrn.training import train_dcrn
 from face_align_env.agents.evaluation.measure import Outcome, evaluate_method, paired_differences
 from face_align_env.agents.evaluation.tables import Table, write_tables
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
-from rich.console import Console
-
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.files import write_json
 from face_align_env.mdp import MDPParameters

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from face_align_env.pretrain.settings import settle
 
 from face_align_env.crops import CROP_SIZE
 from face_align_env.extras import needs
 from face_align_env.files import replacing
 from face_align_env.prepared import PreparedFaces
+from face_align_env.pretrain.settings import settle
 
 PREDICTOR, SETTINGS = "dlib.dat", "dlib.json"  # in a folder of peers
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+
 from face_align_env.agents.common.crop_rollout import CropAligner
 from face_align_env.agents.evaluation.figures import write_figures
 from face_align_env.agents.evaluation.run_evaluation import methods
@@ -30,15 +32,13 @@ from face_align_env.agents.studies.perturbations import (
     View,
     crop_of,
 )
-from face_align_env.pretrain.recipes import Data
-from rich.console import Console
-
 from face_align_env.datasets import DatasetNotFoundError, dataset_class
 from face_align_env.extras import needs
 from face_align_env.files import write_json
 from face_align_env.mdp import nme
 from face_align_env.metrics import bootstrap_interval, failure_rate
 from face_align_env.prepared import PreparedFaces
+from face_align_env.pretrain.recipes import Data
 from face_align_env.progress import Progress
 
 with needs("plots", "A figure"):

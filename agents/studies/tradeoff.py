@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+
 from face_align_env.agents.common.crop_rollout import roll_out
 from face_align_env.agents.common.rollout import Rollout
 from face_align_env.agents.evaluation.figures import style, write_figures
 from face_align_env.agents.evaluation.run_evaluation import methods
 from face_align_env.agents.evaluation.tables import Table, number, write_tables
 from face_align_env.agents.run_folder import GEN_CASCADE, POLICY_CASCADE, RunFolder
-from rich.console import Console
-
 from face_align_env.datasets import dataset_class
 from face_align_env.extras import needs
 from face_align_env.files import write_json

@@ -9,11 +9,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from face_align_env.agents.common.vec_env import FaceAlignVecEnv
-from face_align_env.agents.dcrn.algorithm import DCRN
 
 import face_align_env
 from face_align_env import LearnedHistory
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
+from face_align_env.agents.dcrn.algorithm import DCRN
 from face_align_env.initialization import MeanShape
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.prepared import PreparedFaces

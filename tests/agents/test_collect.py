@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
+
 from face_align_env.agents.cli.collect import collect as command
 from face_align_env.agents.collect import Collected, collect
 from face_align_env.agents.common.policies import as_policy, import_policy, lrn_policy
 from face_align_env.agents.common.rollout import play
 from face_align_env.agents.run_config import RunConfig
-from face_align_env.pretrain.recipes import Data
-from typer.testing import CliRunner
-
 from face_align_env.datasets.synthetic.dataset import SyntheticFaces
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
+from face_align_env.pretrain.recipes import Data
 from face_align_env.vector_env import FaceAlignVectorEnv
 
 SMALL: dict[str, Any] = {"landmarks": 19, "dataset_options": {"size": 4}}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.dcrn.algorithm import DCRN
 from face_align_env.agents.dcrn.policy import DCRNPolicy

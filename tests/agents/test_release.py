@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
+
+from face_align_env import released
 from face_align_env.agents.cli.studies import release as release_command
 from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.agents.release import describe_command, describe_recipe, make_release
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
-from face_align_env.pretrain.recipes import Data
-from typer.testing import CliRunner
-
-from face_align_env import released
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import load_dataset
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.networks.weights import WeightsError
+from face_align_env.pretrain.recipes import Data
 from face_align_env.released import load_networks, released_names
 
 CONFIG = RunConfig(

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import STAGES, RunFolder
-
 from face_align_env.aligner import FaceAligner
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+
 from face_align_env.agents import run_seeds as run_seeds_module
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_seeds import run_seeds
 from face_align_env.pretrain.recipes import Data
-from rich.console import Console
 
 
 def test_a_run_of_several_seeds_is_a_run_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

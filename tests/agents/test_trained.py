@@ -9,9 +9,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3 import PPO, SAC
+
 from face_align_env.agents import load_agent
 from face_align_env.agents.trained import FOLDER, AgentCard, agent_path, load_card, save_agent
-from stable_baselines3 import PPO, SAC
 
 # Stable-Baselines3 writes into the policy_kwargs that it is given: each test has its own.
 CARD: dict[str, Any] = {

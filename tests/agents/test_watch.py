@@ -10,18 +10,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
+from typer.testing import CliRunner
+
 from face_align_env.agents import watch as watching
 from face_align_env.agents.cli.app import app
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.watch import METHODS, SUFFIXES, play, save_frames, watch
-from face_align_env.pretrain.recipes import Data
-from PIL import Image, ImageSequence
-from typer.testing import CliRunner
-
 from face_align_env.mdp import nme
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
+from face_align_env.pretrain.recipes import Data
 
 FRAMES = [np.full((64, 48, 3), shade, dtype=np.uint8) for shade in (30, 120, 220)]
 DATA = Data(options={"size": 4})

@@ -12,7 +12,6 @@ import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
-from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordStatistics
@@ -21,6 +20,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecMonitor, VecVideoRecorder
 
 import face_align_env
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 
 assert face_align_env  # importing it registers FaceAlign-v0
 TINY: dict[str, Any] = {"dataset_options": {"size": 4}, "landmarks": 19, "initializer": "mean", "max_iterations": 3}

@@ -11,8 +11,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from face_align_env.agents.common.rollout import play
-from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from gymnasium.utils.env_checker import data_equivalence
@@ -23,6 +21,8 @@ from stable_baselines3.common.vec_env import VecMonitor
 from stable_baselines3.ppo import PPO
 
 import face_align_env  # noqa: F401 - registers the tasks
+from face_align_env.agents.common.rollout import play
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.wrappers import ModeResiduals, PretrainedFeatures, ShapeModes, shape_modes
 
 FACES: dict[str, Any] = {"dataset_options": {"size": 12}}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from face_align_env.pretrain.faces import DeviceFaces
 
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.prepared import PreparedFaces
+from face_align_env.pretrain.faces import DeviceFaces
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.pretrain.faces import Batch, DeviceFaces
 
 from face_align_env.augmentation import Augmentation
 from face_align_env.crops import CONTEXT, CROP_SIZE
 from face_align_env.datasets import Annotation
 from face_align_env.metrics import normalizing_distance
 from face_align_env.prepared import FaceSource, PreparedFaces
+from face_align_env.pretrain.faces import Batch, DeviceFaces
 
 Faces = Callable[..., DeviceFaces]
 STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0, blur=0)

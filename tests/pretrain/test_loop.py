@@ -13,13 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.pretrain import devices, loop
-from face_align_env.pretrain.checkpoint import load_checkpoint
-from face_align_env.pretrain.faces import Batch, DeviceFaces
-from face_align_env.pretrain.loop import CHECKPOINT, TrainingStep, fit, make_fabric, measure_nme
-from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter, VisitedStates
-from face_align_env.pretrain.recipes import TrainingConfig
-from face_align_env.pretrain.settings import SettingError
 from lightning.fabric import Fabric
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -29,6 +22,13 @@ from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
+from face_align_env.pretrain import devices, loop
+from face_align_env.pretrain.checkpoint import load_checkpoint
+from face_align_env.pretrain.faces import Batch, DeviceFaces
+from face_align_env.pretrain.loop import CHECKPOINT, TrainingStep, fit, make_fabric, measure_nme
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter, VisitedStates
+from face_align_env.pretrain.recipes import TrainingConfig
+from face_align_env.pretrain.settings import SettingError
 
 Faces = Callable[..., DeviceFaces]
 STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0, blur=0)

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.pretrain.faces import Batch, DeviceFaces
-from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
 from torch import Tensor
 
 from face_align_env.mdp import HISTORY_SIZE, nme, transition
@@ -17,6 +15,8 @@ from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.patches import extract_patches, pad_crops
+from face_align_env.pretrain.faces import Batch, DeviceFaces
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
 
 Faces = Callable[..., DeviceFaces]
 NewGEN = Callable[..., GEN]

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.pretrain import recipes
-from face_align_env.pretrain.loop import make_fabric
-from face_align_env.pretrain.recipes import RECIPES, Data, TrainingConfig, recipe
-from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
 
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.networks.weights import file_digest, load_weights
+from face_align_env.pretrain import recipes
+from face_align_env.pretrain.loop import make_fabric
+from face_align_env.pretrain.recipes import RECIPES, Data, TrainingConfig, recipe
+from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
 
 CONFIG = TrainingConfig(epochs=1, batch_size=4)
 

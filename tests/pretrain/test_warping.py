@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from face_align_env.pretrain.warping import warp, warp_tensors
 
 from face_align_env.augmentation import Augmentation, Views, warp_images
 from face_align_env.crops import CONTEXT, CROP_SIZE
 from face_align_env.datasets import FaceDataset
 from face_align_env.prepared import PreparedFaces
+from face_align_env.pretrain.warping import warp, warp_tensors
 
 STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightness=0, blur=0)
 Toy = Callable[..., FaceDataset]

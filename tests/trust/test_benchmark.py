@@ -13,18 +13,18 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from stable_baselines3 import SAC
+
 from face_align_env.agents.benchmark import trial
 from face_align_env.agents.benchmark.arena import LRN_FILE
 from face_align_env.agents.benchmark.run import benchmark
 from face_align_env.agents.benchmark.settings import BenchmarkSettings, TrialKey
 from face_align_env.agents.benchmark.trial import is_complete, run_trial, trial_folder
 from face_align_env.agents.common.trust import UntrustedFileError
-from face_align_env.pretrain.recipes import Data
-from stable_baselines3 import SAC
-
 from face_align_env.files import FolderInUseError
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.networks.weights import file_digest
+from face_align_env.pretrain.recipes import Data
 
 DATA = Data("synthetic", landmarks=19, options={"size": 6})
 KEY = TrialKey("sac", "features", 0)

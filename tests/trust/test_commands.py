@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
+
 from face_align_env.agents.cli.app import app
 from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.pretrain.recipes import Data, TrainingConfig
 from face_align_env.pretrain.settings import SettingError
-from typer.testing import CliRunner
 
 USAGE = [
     # run: everything is looked at before anything is trained

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.agents.cli.app import app
-from face_align_env.pretrain import recipes
-from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from face_align_env.pretrain.recipes import Recipe, TrainingConfig
 from typer.testing import CliRunner
 
 from face_align_env import files
+from face_align_env.agents.cli.app import app
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GENConfig
 from face_align_env.networks.lrn import LRNConfig
+from face_align_env.pretrain import recipes
+from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from face_align_env.pretrain.recipes import Recipe, TrainingConfig
 
 DATA = ("--option", "size=6", "--device", "cpu")
 GEN_COMMAND = ("pretrain", "gen", "--preset", "micro", *DATA, "--output", "gen")

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.agents.dcrn.training import train_dcrn
-from face_align_env.pretrain.loop import make_fabric
-from face_align_env.pretrain.recipes import Data, TrainingConfig
-from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
-
 from face_align_env.datasets import load_dataset
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.prepared import PreparedFaces, prepare_on_disk
+from face_align_env.pretrain.loop import make_fabric
+from face_align_env.pretrain.recipes import Data, TrainingConfig
+from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
 
 DATA = Data("synthetic", options={"size": 16})
 QUICK = TrainingConfig(epochs=20, batch_size=8, checkpoint_seconds=0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from stable_baselines3 import PPO
+
 from face_align_env.agents.benchmark.algorithms import ALGORITHMS, make_learner
 from face_align_env.agents.common.pretrained_features import PretrainedFeatures
 from face_align_env.agents.common.shape_modes import shape_modes
-from stable_baselines3 import PPO
-
 from face_align_env.networks.lrn import LRN
 
 

@@ -15,6 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
 from face_align_env.agents.benchmark import schedule, trial
 from face_align_env.agents.benchmark.algorithms import ALGORITHMS, find_algorithm, load_algorithm
 from face_align_env.agents.benchmark.arena import Arena
@@ -28,12 +31,9 @@ from face_align_env.agents.benchmark.trial import COLUMNS, is_complete, run_tria
 from face_align_env.agents.cli.app import app
 from face_align_env.agents.common.policies import lrn_policy, zero_policy
 from face_align_env.agents.common.rollout import play, spread
-from face_align_env.pretrain.recipes import Data
-from rich.console import Console
-from typer.testing import CliRunner
-
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
+from face_align_env.pretrain.recipes import Data
 
 pytest.importorskip("rliable", reason="the extra benchmark is not installed")
 

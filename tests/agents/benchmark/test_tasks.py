@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
+
 from face_align_env.agents.benchmark.arena import TaskArena, open_arena
 from face_align_env.agents.benchmark.baselines import CHANCE, NOTHING, run_baselines
 from face_align_env.agents.benchmark.report import report_folder
@@ -15,7 +17,6 @@ from face_align_env.agents.benchmark.run import benchmark
 from face_align_env.agents.benchmark.settings import BenchmarkSettings, TrialKey
 from face_align_env.agents.benchmark.trial import run_trial
 from face_align_env.pretrain.settings import SettingError
-from rich.console import Console
 
 pytest.importorskip("rliable", reason="the extra benchmark is not installed")
 

@@ -11,19 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
 from face_align_env.agents.cli import options
 from face_align_env.agents.cli.app import app
 from face_align_env.agents.cli.examples import EXAMPLES
 from face_align_env.agents.cli.parameters import pairs
 from face_align_env.agents.run_config import RunConfig
-from face_align_env.pretrain import recipes
-from face_align_env.pretrain.checkpoint import load_checkpoint
-from face_align_env.pretrain.loop import CHECKPOINT
-from face_align_env.pretrain.objectives import StartJitter
-from face_align_env.pretrain.recipes import Recipe, TrainingConfig
-from typer.main import get_command
-from typer.testing import CliRunner
-
 from face_align_env.augmentation import Augmentation
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
@@ -31,6 +26,11 @@ from face_align_env.networks.gen import GENConfig
 from face_align_env.networks.lrn import LRNConfig
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import FaceSource
+from face_align_env.pretrain import recipes
+from face_align_env.pretrain.checkpoint import load_checkpoint
+from face_align_env.pretrain.loop import CHECKPOINT
+from face_align_env.pretrain.objectives import StartJitter
+from face_align_env.pretrain.recipes import Recipe, TrainingConfig
 
 METHODS = ["GEN", "LRN-2", "LRN-4", "LRN-8", "GEN-LRN4", "GEN-LRN8", "LRN+Eq.3", "DCRN"]
 STAGES = ["gen", "lrn-2", "lrn-4", "lrn-8", "gen-lrn4", "gen-lrn8", "dcrn"]

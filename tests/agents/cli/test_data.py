@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from face_align_env.agents.cli import app as cli
-from face_align_env.agents.cli.app import app
 from PIL import Image
 from typer.testing import CliRunner
 from writers.w300 import FOLDERS, PRIVATE_FOLDERS, write_300w
 from writers.ytf import write_ytf
 
+from face_align_env.agents.cli import app as cli
+from face_align_env.agents.cli.app import app
 from face_align_env.datasets import REGISTRY
 
 

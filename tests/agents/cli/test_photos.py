@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from face_align_env.agents.cli import photos as cli
-from face_align_env.agents.cli.app import app, main
 from PIL import Image
 from typer.testing import CliRunner
 
+from face_align_env.agents.cli import photos as cli
+from face_align_env.agents.cli.app import app, main
 from face_align_env.aligner.videos import VideoFrames, VideoWriter
 from face_align_env.datasets import load_dataset
 

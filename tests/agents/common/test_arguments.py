@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from face_align_env.agents.common.arguments import parse_arguments
 
 

@@ -10,9 +10,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from face_align_env.agents.common.callbacks import METRICS, EpisodeMetrics
-from face_align_env.agents.common.extractor import LRNExtractor
-from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, FacesFromEnv
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -20,6 +17,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from face_align_env.agents.common.callbacks import METRICS, EpisodeMetrics
+from face_align_env.agents.common.extractor import LRNExtractor
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, FacesFromEnv
 from face_align_env.networks.lrn import LRN
 
 NewEnv = Callable[..., VecEnv]

@@ -10,11 +10,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from face_align_env.agents.common.extractor import LRNExtractor, find_lrn, load_lrn
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from face_align_env.agents.common.extractor import LRNExtractor, find_lrn, load_lrn
 from face_align_env.networks.lrn import LRN
 from face_align_env.released import find_release
 

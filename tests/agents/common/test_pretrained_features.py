@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from face_align_env.agents.common.policies import lrn_policy
 from face_align_env.agents.common.pretrained_features import PretrainedFeatures
 from face_align_env.agents.common.shape_modes import ShapeModes, shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
-
 from face_align_env.initialization import MeanShape
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.agents.common.extractor import LRNExtractor
-from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, FacesFromEnv, bytes_per_transition
-from face_align_env.agents.common.vec_env import FaceAlignVecEnv
-from face_align_env.agents.dcrn.algorithm import DCRN
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+from face_align_env.agents.common.extractor import LRNExtractor
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, FacesFromEnv, bytes_per_transition
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
+from face_align_env.agents.dcrn.algorithm import DCRN
 from face_align_env.networks.lrn import LRN
 
 NewDCRN = Callable[..., DCRN]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from face_align_env.agents.common.crop_rollout import roll_out
 from face_align_env.agents.common.policies import lrn_policy
 from face_align_env.agents.common.rollout import Rollout, play
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
-
 from face_align_env.aligner import FaceAligner
 from face_align_env.initialization import MeanShape
 from face_align_env.mdp import MDPParameters

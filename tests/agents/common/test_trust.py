@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from face_align_env.agents.common.trust import TRUST, UntrustedFileError, key_path, require_trusted, sign
 
 

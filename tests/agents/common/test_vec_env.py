@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecVideoRecorder
 
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.env import FaceAlignEnv
 
 VecEnvs = Callable[..., FaceAlignVecEnv]

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.agents.dcrn.algorithm import DCRN, PRESETS
-from face_align_env.agents.dcrn.policy import DCRNPolicy
 from stable_baselines3.common.buffers import DictReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -19,6 +17,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from torch import Tensor, nn
 
+from face_align_env.agents.dcrn.algorithm import DCRN, PRESETS
+from face_align_env.agents.dcrn.policy import DCRNPolicy
 from face_align_env.networks.lrn import LRN
 
 NewDCRN = Callable[..., DCRN]

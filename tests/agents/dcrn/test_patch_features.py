@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, bytes_per_transition
-from face_align_env.agents.dcrn.algorithm import DCRN
 from stable_baselines3.common.buffers import DictReplayBuffer
 from stable_baselines3.common.logger import configure
 
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer, bytes_per_transition
+from face_align_env.agents.dcrn.algorithm import DCRN
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.lrn import LRN
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from face_align_env.agents.dcrn import training
 from face_align_env.agents.dcrn.algorithm import DCRN
 from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.agents.dcrn.training import CHECKPOINT, train_dcrn
-from face_align_env.pretrain.checkpoint import CheckpointError
-
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
+from face_align_env.pretrain.checkpoint import CheckpointError
 
 OVERRIDES = {"learning_starts": 8, "critic_warmup": 0, "buffer_size": 100, "policy_kwargs": {"net_arch": [16]}}
 

@@ -8,11 +8,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+
 from face_align_env.agents.common.rollout import Rollout
 from face_align_env.agents.evaluation.face_figures import difficult_faces, face_sheet, pose_bins, save_face_figures
 from face_align_env.agents.evaluation.figures import rewards, save_figures
 from face_align_env.agents.evaluation.measure import Outcome, Row
-
 from face_align_env.datasets.base import read_image
 from face_align_env.metrics import asymmetry, landmark_errors
 from face_align_env.prepared import PreparedFaces

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+
 from face_align_env.agents.common.rollout import Rollout
 from face_align_env.agents.evaluation.files import read_faces, read_rows, write_evaluation
 from face_align_env.agents.evaluation.measure import (
@@ -25,8 +27,6 @@ from face_align_env.agents.evaluation.measure import (
 )
 from face_align_env.agents.evaluation.rewards import reward_counts, reward_tables
 from face_align_env.agents.evaluation.tables import Table, method_table, occlusion_table, write_tables
-from rich.console import Console
-
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.mdp import MDPParameters
 from face_align_env.networks.cascade import MeanStart

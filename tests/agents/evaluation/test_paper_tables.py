@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+
+from face_align_env import datasets
 from face_align_env.agents.evaluation import run_evaluation as runs
 from face_align_env.agents.evaluation.measure import Outcome, Row
 from face_align_env.agents.evaluation.paper_tables import QUOTED, TABLES, fill, paper_tables
 from face_align_env.agents.evaluation.run_evaluation import evaluate
 from face_align_env.agents.evaluation.tables import Table
 from face_align_env.agents.run_config import RunConfig
-from face_align_env.pretrain.recipes import Data
-from rich.console import Console
-
-from face_align_env import datasets
 from face_align_env.datasets import DatasetNotFoundError, FaceDataset
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
+from face_align_env.pretrain.recipes import Data
 
 # Copied by hand from the paper: by column where the code has rows.
 COLUMNS_OF_THE_PAPER = {

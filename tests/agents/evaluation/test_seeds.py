@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
+
 from face_align_env.agents.evaluation.seeds import estimate, summarize
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.pretrain.recipes import Data
-from rich.console import Console
 
 FACES = 40
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
 from face_align_env.agents.cli.app import app
 from face_align_env.agents.speed import memory
 from face_align_env.agents.speed.environments import random_cycle
@@ -19,17 +22,14 @@ from face_align_env.agents.speed.networks import count_flops
 from face_align_env.agents.speed.report import GROUPS, chosen_groups, table
 from face_align_env.agents.speed.training import supervised_step
 from face_align_env.agents.speed.workbench import ColdCopy, Settings, Workbench
-from face_align_env.pretrain import recipes
-from face_align_env.pretrain.faces import DeviceFaces
-from face_align_env.pretrain.objectives import GENObjective
-from face_align_env.pretrain.recipes import Recipe, TrainingConfig
-from rich.console import Console
-from typer.testing import CliRunner
-
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GENConfig
 from face_align_env.networks.lrn import LRNConfig
+from face_align_env.pretrain import recipes
+from face_align_env.pretrain.faces import DeviceFaces
+from face_align_env.pretrain.objectives import GENObjective
+from face_align_env.pretrain.recipes import Recipe, TrainingConfig
 from face_align_env.vector_env import FaceAlignVectorEnv
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from face_align_env.agents.cli.parameters import pairs
 from face_align_env.agents.dcrn.algorithm import DCRN
 from face_align_env.agents.dcrn.config import AgentConfig
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.ablations import ABLATIONS, Ablation, ablate, find_ablations
-from face_align_env.pretrain.recipes import Data
-
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
+from face_align_env.pretrain.recipes import Data
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from face_align_env.agents.evaluation.measure import evaluate_method
 from face_align_env.agents.studies import peers
 from face_align_env.agents.studies.peers import DlibAligner, evenly_spaced, peers_note, train_dlib, training_options
-
 from face_align_env.datasets import load_dataset
 from face_align_env.mdp import nme
 from face_align_env.prepared import PreparedFaces

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from face_align_env.agents.evaluation.measure import evaluate_method
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
@@ -25,8 +26,6 @@ from face_align_env.agents.studies.robustness import (
     run_robustness,
     write_robustness,
 )
-from face_align_env.pretrain.recipes import Data
-
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import DatasetNotFoundError, Face, load_dataset
 from face_align_env.datasets.base import read_image
@@ -37,6 +36,7 @@ from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
+from face_align_env.pretrain.recipes import Data
 
 BY_NAME = {perturbation.name: perturbation for perturbation in PERTURBATIONS}
 
@@ -300,8 +300,9 @@ def test_a_folder_of_peers_that_is_named_must_have_a_predictor(micro_run: Path, 
 
 def test_the_command_measures_a_run(micro_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import typer
-    from face_align_env.agents.cli.studies import robustness as command
     from typer.testing import CliRunner
+
+    from face_align_env.agents.cli.studies import robustness as command
 
     monkeypatch.setattr(robustness, "PERTURBATIONS", (few("shift"),))
     app = typer.Typer()

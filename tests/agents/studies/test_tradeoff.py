@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
+
 from face_align_env.agents.cli.app import app
 from face_align_env.agents.common.crop_rollout import roll_out
 from face_align_env.agents.common.rollout import Rollout
@@ -17,9 +19,6 @@ from face_align_env.agents.evaluation.measure import evaluate_method
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.tradeoff import ALPHAS, measure, run_tradeoff, tradeoff_table
-from face_align_env.pretrain.recipes import Data
-from typer.testing import CliRunner
-
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import FaceDataset
 from face_align_env.datasets.base import read_image
@@ -28,6 +27,7 @@ from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
+from face_align_env.pretrain.recipes import Data
 
 
 class ComingToRest(LRN):
