@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from face_align_env.agents.common.policies import lrn_policy
 from face_align_env.agents.common.rollout import Rollout, gather, play_steps
 from face_align_env.agents.run_folder import GEN_CASCADES, MEAN_CASCADES, RunFolder
 from face_align_env.extras import needs
-from face_align_env.files import atomic_path, write_bytes
+from face_align_env.files import replacing, write_bytes
 from face_align_env.initialization import GENInitializer, MeanShape
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
@@ -176,15 +177,8 @@ def _check_output(path: Path, fps: float) -> None:
 def _write_mp4(frames: Sequence[Picture], path: Path, fps: float) -> None:
     from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
 
-    temporary, final = atomic_path(path)
-    temporary = temporary.with_suffix(".mp4")  # the suffix says what is to be written
-    clip = ImageSequenceClip(list(frames), fps=fps)
-    try:
+    with replacing(path, ".mp4") as temporary, contextlib.closing(ImageSequenceClip(list(frames), fps=fps)) as clip:
         clip.write_videofile(str(temporary), codec="libx264", audio=False, logger=None)
-        os.replace(temporary, final)
-    finally:
-        clip.close()
-        temporary.unlink(missing_ok=True)
 
 
 def _start(run: RunFolder, method: str) -> GENInitializer | MeanShape:

@@ -62,17 +62,20 @@ def atomic_path(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]:
     """A path to write to; when that has succeeded, the file is on the disk and gets the name ``path``.
 
     Without the disk's own word (fsync) a power failure after the renaming may leave an empty file under that name.
 
+    :param path: the file's name in the end
+    :param suffix: what the name to write to ends with, for writers that choose the format by it
     :raises OSError: when it cannot be written; the message names the file
     """
     try:
         temporary, final = atomic_path(path)
     except OSError as error:
         raise _unwritable(path, error) from error
+    temporary = temporary.with_name(temporary.name + suffix)
     try:
         yield temporary
         with temporary.open("r+b") as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,12 @@ from face_align_env.agents.dcrn.config import DCRNTraining
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.pretrain.recipes import GENTraining, LRNTraining, recipe
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from face_align_env.pretrain.recipes import Recipe
+    from face_align_env.pretrain.stages import FacesOnDevice
+
 WEIGHTS = "weights.safetensors"
 GENOption = Annotated[Path, typer.Option(help="GEN's weights, which give x_0.")]
 
@@ -41,14 +47,10 @@ def pretrain_gen(
     as_json: JsonOption = False,
 ) -> None:
     """Train the Global Estimation Network (Table 1) with Eq. 1. Resumes from OUTPUT/checkpoint.safetensors."""
-    settings.check()
     from face_align_env.pretrain import stages
-    from face_align_env.pretrain.loop import make_fabric
 
-    chosen = recipe(settings.preset)
+    chosen, fabric, faces = _start(settings, device, devices)
     config = settings.training(chosen.gen_training)
-    fabric = make_fabric(device, settings.precision, devices)
-    faces = stages.FacesOnDevice(settings.data, fabric.device)
     announce(f"GEN ({chosen.gen}), {_on(settings, faces)}, {config}, on {fabric.device}")
     error = stages.pretrain_gen(faces, chosen.gen, config, output, fabric, settings.views)
     _report(error, output / WEIGHTS, as_json)
@@ -65,14 +67,10 @@ def pretrain_lrn(
     as_json: JsonOption = False,
 ) -> None:
     """Train the Local Regression Network as a cascade of a fixed length. Resumes from OUTPUT/checkpoint.safetensors."""
-    settings.check()
     from face_align_env.pretrain import stages
-    from face_align_env.pretrain.loop import make_fabric
 
-    chosen = recipe(settings.preset)
+    chosen, fabric, faces = _start(settings, device, devices)
     config = settings.training(chosen.lrn_training)
-    fabric = make_fabric(device, settings.precision, devices)
-    faces = stages.FacesOnDevice(settings.data, fabric.device)
     announce(
         f"LRN ({chosen.lrn}), {settings.iterations} iterations from {settings.start}, {_on(settings, faces)}, "
         f"{config}, on {fabric.device}"
@@ -93,14 +91,24 @@ def pretrain_lrn(
     _report(error, output / WEIGHTS, as_json)
 
 
+def _start(settings: GENTraining, device: str, devices: int) -> tuple[Recipe, Fabric, FacesOnDevice]:
+    """The preset's recipe, where it is trained, and on what."""
+    settings.check()
+    from face_align_env.pretrain import stages
+    from face_align_env.pretrain.loop import make_fabric
+
+    fabric = make_fabric(device, settings.precision, devices)
+    return recipe(settings.preset), fabric, stages.FacesOnDevice(settings.data, fabric.device)
+
+
 def _report(error: float, weights: Path, as_json: bool) -> None:
     if as_json:
         print_json({"test_nme_percent": 100 * error, "weights": str(weights)})
     done(f"NME on the test split {100 * error:.2f} %", weights)
 
 
-def _on(settings: GENTraining, faces: object) -> str:
-    return f"on {settings.data.dataset}, {len(faces.prepared('train'))} faces"  # type: ignore[attr-defined]
+def _on(settings: GENTraining, faces: FacesOnDevice) -> str:
+    return f"on {settings.data.dataset}, {len(faces.prepared('train'))} faces"
 
 
 @settings_command

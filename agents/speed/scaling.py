@@ -14,7 +14,7 @@ from face_align_env.agents.speed.memory import of_player
 from face_align_env.agents.speed.workbench import COPY, Workbench
 from face_align_env.datasets import load_dataset
 from face_align_env.extras import needs
-from face_align_env.files import atomic_path
+from face_align_env.files import replacing
 from face_align_env.mdp import MAX_ITERATIONS
 from face_align_env.patches import PATCH_SIZE
 from face_align_env.prepared import FaceSource, PreparedFaces, prepare_on_disk
@@ -158,7 +158,6 @@ def _draw_times(axes: Axes, entries: Sequence[Entry], series: str) -> None:
 def save_scaling(entries: Sequence[Entry], path: Path) -> None:
     """Write :func:`draw_scaling` as PNG, complete or not at all."""
     figure = draw_scaling(entries)
-    temporary, final = atomic_path(path)
-    figure.savefig(temporary, dpi=130, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
     plt.close(figure)
-    os.replace(temporary, final)

@@ -14,13 +14,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, ClassVar, Protocol, Self
 
 from face_align_env.aligner.alignment import Alignment, draw_alignments
 from face_align_env.aligner.folders import Input
 from face_align_env.aligner.tracking import TrackedFace
 from face_align_env.datasets.pts import write_pts
-from face_align_env.files import atomic_path, write_bytes
+from face_align_env.files import replacing, write_bytes
 
 
 class Results(Protocol):
@@ -102,46 +102,49 @@ class CsvTable:
         _append(self.path, _csv(rows or [[photo.path] + [""] * (self._width - 1)]))
 
 
-class PtsFolder:
-    """A folder with a ``.pts`` file for each face: ``photo.pts``, or ``photo_1.pts``, ... where there are several.
+class _FilesOfPhotos:
+    """A folder with files for each photo.
 
     :param folder: photos of a folder keep their places below it
     :param photos: all that will come; none may take another's file
     :raises ValueError: two of them would be written to one file
     """
 
+    suffix: ClassVar[str]
+
     def __init__(self, folder: Path, photos: Iterable[Input]) -> None:
         self.folder = folder
-        _check_names(folder, ".pts", photos)
+        _check_names(folder, self.suffix, photos)
+
+    def _file(self, photo: Input, end: str = "") -> Path:
+        return self.folder / photo.name.with_name(f"{photo.name.stem}{end}{self.suffix}")
+
+
+class PtsFolder(_FilesOfPhotos):
+    """A folder with a ``.pts`` file for each face: ``photo.pts``, or ``photo_1.pts``, ... where there are several."""
+
+    suffix = ".pts"
 
     def has(self, photo: Input, /) -> bool:
         """See :class:`Results`; photos without faces leave no file, and are aligned again."""
-        return any((self.folder / photo.name.with_name(f"{photo.name.stem}{i}.pts")).exists() for i in ("", "_1"))
+        return any(self._file(photo, end).exists() for end in ("", "_1"))
 
     def write(self, photo: Input, alignments: Sequence[Alignment], /) -> None:
         """See :class:`Results`."""
         # Backwards: the file that has() looks for comes last.
         for number in range(len(alignments), 0, -1):
             end = "" if len(alignments) == 1 else f"_{number}"
-            name = photo.name.with_name(f"{photo.name.stem}{end}.pts")
-            write_pts(self.folder / name, alignments[number - 1].landmarks)
+            write_pts(self._file(photo, end), alignments[number - 1].landmarks)
 
 
-class Drawings:
-    """A folder with a picture of each photo, its landmarks drawn.
+class Drawings(_FilesOfPhotos):
+    """A folder with a picture of each photo, its landmarks drawn."""
 
-    :param folder: photos of a folder keep their places below it
-    :param photos: all that will come; none may take another's file
-    :raises ValueError: two of them would be written to one file
-    """
-
-    def __init__(self, folder: Path, photos: Iterable[Input]) -> None:
-        self.folder = folder
-        _check_names(folder, ".jpg", photos)
+    suffix = ".jpg"
 
     def has(self, photo: Input, /) -> bool:
         """See :class:`Results`; photos without faces leave no picture, and are aligned again."""
-        return (self.folder / photo.name.with_suffix(".jpg")).exists()
+        return self._file(photo).exists()
 
     def write(self, photo: Input, alignments: Sequence[Alignment], /) -> None:
         """See :class:`Results`."""
@@ -151,7 +154,7 @@ class Drawings:
             picture = draw_alignments(alignments[0].image, alignments)
             # Pictures of more pixels than JPEG can hold do not come out of a photo.
             data = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
-            write_bytes(self.folder / photo.name.with_suffix(".jpg"), data.tobytes())
+            write_bytes(self._file(photo), data.tobytes())
 
 
 class FrameLines:
@@ -197,13 +200,8 @@ class FrameCsv(FrameLines):
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[str]]:
     """A text file that takes its place when it is complete."""
-    temporary, final = atomic_path(path)
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file
 
 
 def _columns(num_landmarks: int) -> list[str]:

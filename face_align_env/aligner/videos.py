@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from face_align_env.files import atomic_path
+from face_align_env.files import replacing
 
 Image = npt.NDArray[np.uint8]
 
@@ -90,11 +91,9 @@ class VideoWriter:
     def __init__(self, path: str | os.PathLike[str], fps: float) -> None:
         if Path(path).suffix.lower() != ".mp4":
             raise VideoError(f"A video is written as .mp4, not as '{Path(path).suffix}': name '{path}' so.")
-        temporary, self._final = atomic_path(path)
-        self._temporary = temporary.with_suffix(".mp4")  # FFmpeg goes by the name
-        self._fps, self._writer = fps, None
-
-    _writer: Any
+        self._path, self._fps = Path(path), fps
+        self._writer: Any = None
+        self._stack = ExitStack()
 
     def write(self, frame: Image) -> None:
         """Add a frame, (H, W, 3) uint8 RGB, all of one size.
@@ -105,9 +104,10 @@ class VideoWriter:
 
         if self._writer is None:
             size = (frame.shape[1], frame.shape[0])
-            self._writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, size)
+            temporary = self._stack.enter_context(replacing(self._path, ".mp4"))  # FFmpeg goes by the name
+            self._writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, size)
             if not self._writer.isOpened():
-                raise VideoError(f"This OpenCV cannot write the video '{self._final}'.")
+                raise VideoError(f"This OpenCV cannot write the video '{self._path}'.")
         self._writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
 
     def __enter__(self) -> VideoWriter:
@@ -118,6 +118,4 @@ class VideoWriter:
     ) -> None:
         if self._writer is not None:
             self._writer.release()
-            if kind is None:
-                os.replace(self._temporary, self._final)
-        self._temporary.unlink(missing_ok=True)
+        self._stack.__exit__(kind, error, trace)

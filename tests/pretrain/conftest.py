@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from face_align_env.networks.gen import GEN, GENConfig
-from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.prepared import PreparedFaces
 from face_align_env.pretrain.faces import DeviceFaces
 
@@ -31,16 +30,5 @@ def new_gen() -> Callable[..., GEN]:
     def make(faces: DeviceFaces, seed: int = 0, **config: Any) -> GEN:
         torch.manual_seed(seed)
         return GEN(GENConfig(**{"input_size": 16, "width": 4, "hidden": 16, **config}), faces.prepared.mean_shape())
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def new_lrn() -> Callable[..., LRN]:
-    """``new_lrn(seed=0)``."""
-
-    def make(seed: int = 0) -> LRN:
-        torch.manual_seed(seed)
-        return LRN(LRNConfig(encoder=((4, 10, 10, 1),), bottleneck=4))
 
     return make

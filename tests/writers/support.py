@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 # The research data: beside the checkout, or where the environment says; most machines have none.
 REAL_DATA = Path(os.environ.get("FACE_ALIGN_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+needs_permissions = pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="permissions stop neither root nor anybody on Windows"
+)
 
 
 def real_root(name):

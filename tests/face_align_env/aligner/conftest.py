@@ -1,40 +1,15 @@
-"""Networks and environments that are cheap enough for tests."""
+"""Networks that are cheap enough for tests, and faces that a detector sees."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import gymnasium as gym
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from face_align_env import LearnedHistory
-from face_align_env.initialization import MeanShape
+from face_align_env.aligner.haar import SEARCHES, look
+from face_align_env.datasets import load_dataset
 from face_align_env.networks.gen import GEN, GENConfig
-from face_align_env.networks.lrn import LRN, LRNConfig
-from face_align_env.prepared import PreparedFaces
-
-
-@pytest.fixture(scope="session")
-def new_lrn() -> Callable[..., LRN]:
-    """``new_lrn(seed=0, gain=1, **config)``; a higher gain takes larger steps."""
-
-    def make(seed: int = 0, gain: float = 1.0, **config: Any) -> LRN:
-        torch.manual_seed(seed)
-        lrn = LRN(LRNConfig(**{"encoder": ((4, 10, 10, 1),), "bottleneck": 4, **config})).eval()
-        with torch.no_grad():
-            lrn.action.weight.mul_(gain)
-        return lrn
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def mean_shape(toy_dataset: Any) -> np.ndarray:
-    """(68, 2) of the toy training faces."""
-    return PreparedFaces(toy_dataset()).mean_shape()
 
 
 @pytest.fixture
@@ -44,12 +19,12 @@ def gen(mean_shape: np.ndarray) -> GEN:
 
 
 @pytest.fixture(scope="session")
-def toy_env(toy_dataset: Any, mean_shape: np.ndarray) -> Callable[..., gym.Env[Any, Any]]:
-    """``toy_env(learned=False, split="train", **options)``."""
-
-    def make(learned: bool = False, split: str = "train", **options: Any) -> gym.Env[Any, Any]:
-        options = {"initializer": MeanShape(mean_shape), **options}
-        env = gym.make("FaceAlign-v0", disable_env_checker=True, dataset=toy_dataset(split), **options)
-        return LearnedHistory(env) if learned else env
-
-    return make
+def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Synthetic faces that the first cascade sees, with their boxes; it was made for photos, and sees about half."""
+    dataset = load_dataset("synthetic", "test", size=24)
+    faces = [(face.image, face.box) for face in map(dataset.__getitem__, range(len(dataset)))]
+    seen = [
+        (image, box) for image, box in faces if len(look(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), SEARCHES[0])) == 1
+    ]
+    assert len(seen) >= 4
+    return seen[:4]

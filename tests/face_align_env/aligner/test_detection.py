@@ -15,7 +15,7 @@ from writers.support import real_root
 from face_align_env.aligner import yunet
 from face_align_env.aligner.detection import DETECTORS, Detector, DetectorNotFoundError, overlaps
 from face_align_env.aligner.detectors import get_detector
-from face_align_env.aligner.haar import SEARCHES, HaarDetector, look
+from face_align_env.aligner.haar import HaarDetector
 from face_align_env.aligner.yunet import MODEL, SHA256, YuNetDetector, distinct
 from face_align_env.datasets import load_dataset
 
@@ -25,18 +25,6 @@ NOBODY = np.full((200, 300, 3), 128, dtype=np.uint8)
 @pytest.fixture(params=DETECTORS)
 def detector(request: pytest.FixtureRequest) -> Detector:
     return get_detector(request.param)
-
-
-@pytest.fixture(scope="module")
-def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Synthetic faces that the first cascade sees, with their boxes; it was made for photos, and sees about half."""
-    dataset = load_dataset("synthetic", "test", size=24)
-    faces = [(face.image, face.box) for face in map(dataset.__getitem__, range(len(dataset)))]
-    seen = [
-        (image, box) for image, box in faces if len(look(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), SEARCHES[0])) == 1
-    ]
-    assert len(seen) >= 4
-    return seen[:4]
 
 
 def test_boxes_are_those_of_the_landmarks(detector: Detector, drawn: Any) -> None:

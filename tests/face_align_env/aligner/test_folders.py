@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from writers.support import needs_permissions
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.aligner.folders import Input, NoPhotosError, align_files, find_photos, read_boxes
@@ -215,7 +215,7 @@ def test_two_photos_never_share_a_file(tmp_path: Path, kind: Any) -> None:
         kind(tmp_path / "out", find_photos([tmp_path / "a", tmp_path / "b"]))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@needs_permissions
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="Permission"):

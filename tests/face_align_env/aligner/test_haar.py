@@ -18,18 +18,6 @@ from face_align_env.datasets import load_dataset
 NOBODY = np.full((200, 300, 3), 128, dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Synthetic faces that the first cascade sees, with their boxes; it was made for photos, and sees about half."""
-    dataset = load_dataset("synthetic", "test", size=24)
-    faces = [(face.image, face.box) for face in map(dataset.__getitem__, range(len(dataset)))]
-    seen = [
-        (image, box) for image, box in faces if len(look(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), SEARCHES[0])) == 1
-    ]
-    assert len(seen) >= 4
-    return seen[:4]
-
-
 class Fake:
     """A cascade that sees what it is told."""
 
