@@ -18,29 +18,50 @@ from face_align_env.initialization import MeanShape
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.prepared import PreparedFaces
 
-# Files whose tests train, or run whole commands and scripts, and single tests that do: pytest -m "not slow" leaves them
-# out.
+# Files whose tests take more than a few seconds together (--durations=0), and single tests: they train, run whole
+# commands, or read thousands of faces. pytest -m "not slow" leaves them out.
 SLOW = {
     "test_ablations.py",
+    "test_aflw.py",
+    "test_algorithm.py",
+    "test_app.py",
     "test_benchmark.py",
     "test_collect.py",
     "test_commands.py",
+    "test_contract.py",
+    "test_data.py",
+    "test_detection.py",
+    "test_env_checkers_pass_on_every_dataset",
+    "test_examples.py",
+    "test_examples_in_python_run",
+    "test_figures.py",
     "test_landmarks_are_inside_the_image_and_in_the_box",
+    "test_loop.py",
+    "test_mat.py",
+    "test_memory_does_not_grow_with_the_steps",
+    "test_packaging.py",
+    "test_paper_tables.py",
     "test_peers.py",
+    "test_photos.py",
     "test_plugged_examples.py",
-    "test_ppo_measures_itself_and_is_deterministic",
     "test_processes_share_the_memory_of_their_faces",
     "test_recipes.py",
+    "test_recording.py",
     "test_release.py",
+    "test_replay_buffer.py",
     "test_resume.py",
     "test_rl_zoo.py",
     "test_robustness.py",
     "test_run_seeds.py",
-    "test_sac_measures_itself",
     "test_seeds.py",
     "test_speed.py",
+    "test_store.py",
+    "test_synthetic.py",
+    "test_tasks.py",
     "test_tradeoff.py",
     "test_training.py",
+    "test_vec_env.py",
+    "test_verification.py",
     "test_watch.py",
 }
 
