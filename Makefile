@@ -41,10 +41,9 @@ lint: $(INSTALLED)
 		--target build/lint .
 	cd build/lint && ../../$(BIN)/mypy --config-file ../../setup.cfg --cache-dir ../../.mypy_cache -p face_align_env
 
-# Warnings are errors; the examples in docstrings and pages are run.
+# Warnings are errors, and notebooks are run; tests/test_docs.py runs the other examples.
 docs: $(INSTALLED)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
-	$(BIN)/python -m sphinx -W --keep-going -b doctest docs docs/_build/doctest
 
 wheel: $(INSTALLED)
 	rm -rf build dist
