@@ -91,7 +91,8 @@ def understood(words: list[str]) -> None:
     command: Any = typer.main.get_command(app)
     context = None
     while hasattr(command, "commands"):
-        assert words and words[0] in command.commands, f"no command {words[:1]}"
+        assert words[:1], "no command"
+        assert words[0] in command.commands, f"no command {words[0]}"
         context = command.context_class(command, parent=context, info_name=command.name)
         command, words = command.commands[words[0]], words[1:]
     command.make_context(command.name, list(words), parent=context)
