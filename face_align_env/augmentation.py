@@ -1,4 +1,4 @@
-"""Random views of prepared faces, for training: rotation, scale, shift, mirror, brightness, contrast, blur.
+"""Random views of prepared faces, for training: rotation, scale, shift, mirror, light, blur, and what covers a face.
 
 Parameters are drawn with NumPy (few numbers, the same on every device), and one matrix says where a view takes its
 pixels from. Here OpenCV follows it, for images in main memory: environment, replay buffer and training on the CPU see
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from face_align_env.landmarks import LandmarkScheme
 from face_align_env.threads import share
 
 _WORTH_A_THREAD = 1 << 18  # pixels to make: four crops at full size
+_LEAST_COVER = 0.25  # smallest side of what covers a face, a fraction of the largest
 _LEAST_BLUR = 0.3  # standard deviation in pixels: less leaves nine tenths of a pixel's weight where it is
 
 
@@ -32,6 +34,11 @@ class Views:
     :param offsets: (N,) float64, added brightness in grey levels
     :param blurs: (N,) float64, standard deviation of the Gaussian that smoothes the crop, pixels of the full-size crop;
         0: none
+    :param gammas: (N,) float64, exponents of the grey levels as fractions of 255, before contrast and brightness
+    :param tints: (N, 3) float64, factors of red, green and blue, likewise
+    :param covers: (N, 4) float64 x0, y0, x1, y1 of a rectangle of one colour that lies in front of the face, pixels of
+        the full-size changed crop; empty: none
+    :param colours: (N, 3) uint8, the rectangles' red, green and blue, before the light is changed
     """
 
     matrices: npt.NDArray[np.float64]
@@ -40,6 +47,10 @@ class Views:
     gains: npt.NDArray[np.float64]
     offsets: npt.NDArray[np.float64]
     blurs: npt.NDArray[np.float64]
+    gammas: npt.NDArray[np.float64]
+    tints: npt.NDArray[np.float64]
+    covers: npt.NDArray[np.float64]
+    colours: npt.NDArray[np.uint8]
 
     @staticmethod
     def concatenate(views: list[Views]) -> Views:
@@ -69,6 +80,11 @@ class Augmentation:
     :param blur: largest standard deviation of a Gaussian blur, pixels of the full-size crop: what small or moving
         faces look like when they are enlarged
     :param blurred: probability that a view is blurred at all
+    :param gamma: largest change of the logarithm of gamma, the exponent of the grey levels: darker and brighter photos
+    :param tint: largest change of red, green and blue, each by itself, a fraction
+    :param occlusion: largest side of a rectangle of one random colour that covers a part of the face, a fraction of the
+        crop; 0: nothing is covered
+    :param occluded: probability that there is such a rectangle
     :raises ValueError: when a range makes no sense
     """
 
@@ -80,11 +96,17 @@ class Augmentation:
     brightness: float = 32.0
     blur: float = 3.0
     blurred: float = 0.3
+    gamma: float = 0.0
+    tint: float = 0.0
+    occlusion: float = 0.0
+    occluded: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (0 <= self.scale < 1 and 0 <= self.contrast < 1 and 0 <= self.mirror <= 1 and 0 <= self.blurred <= 1):
-            raise ValueError(f"scale and contrast must lie in [0, 1), mirror and blurred in [0, 1]: got {self}.")
-        if min(self.rotation, self.shift, self.brightness, self.blur) < 0:
+        if not all(0 <= share < 1 for share in (self.scale, self.contrast, self.tint)):
+            raise ValueError(f"scale, contrast and tint must lie in [0, 1): got {self}.")
+        if not all(0 <= share <= 1 for share in (self.mirror, self.blurred, self.occlusion, self.occluded)):
+            raise ValueError(f"mirror, blurred, occlusion and occluded must lie in [0, 1]: got {self}.")
+        if min(self.rotation, self.shift, self.brightness, self.blur, self.gamma) < 0:
             raise ValueError(f"Ranges must not be negative: got {self}.")
 
     def sample(self, rng: np.random.Generator, n: int) -> Views:
@@ -104,7 +126,23 @@ class Augmentation:
             gains=rng.uniform(1 - self.contrast, 1 + self.contrast, n),
             offsets=rng.uniform(-self.brightness, self.brightness, n),
             blurs=np.where(rng.random(n) < self.blurred, rng.uniform(0, self.blur, n), 0.0),
+            # Drawn last, and only if they are wanted: the views of a seed without them stay as they were before.
+            gammas=np.exp(rng.uniform(-self.gamma, self.gamma, n)) if self.gamma else np.ones(n),
+            tints=rng.uniform(1 - self.tint, 1 + self.tint, (n, 3)) if self.tint else np.ones((n, 3)),
+            **self._covers(rng, n),
         )
+
+    def _covers(self, rng: np.random.Generator, n: int) -> dict[str, Any]:
+        """What lies in front of ``n`` faces: ``covers`` and ``colours`` of :class:`Views`."""
+        if not self.occlusion:
+            return {"covers": np.zeros((n, 4)), "colours": np.zeros((n, 3), dtype=np.uint8)}
+        covered = rng.random((n, 1)) < self.occluded
+        half = rng.uniform(_LEAST_COVER * self.occlusion, self.occlusion, (n, 2)) * (CROP_SIZE / 2)
+        middle = rng.uniform(0, CROP_SIZE, (n, 2))
+        return {
+            "covers": np.where(covered, np.concatenate([middle - half, middle + half], axis=1), 0.0),
+            "colours": rng.integers(0, 256, (n, 3), dtype=np.uint8),
+        }
 
     def sample_seeded(self, seeds: npt.ArrayLike) -> Views:
         """One view for each seed, a function of the seed alone."""
@@ -132,6 +170,21 @@ def blur_sigmas(views: Views, size: int) -> npt.NDArray[np.float64]:
     return np.where(sigmas < _LEAST_BLUR, 0.0, sigmas)
 
 
+def covered_pixels(views: Views, size: int) -> npt.NDArray[np.int64]:
+    """(N, 4) columns and rows x0, y0, x1, y1 of crops of ``size`` pixels that are covered, x1 and y1 not included."""
+    return np.rint(views.covers * (size / CROP_SIZE)).astype(np.int64).clip(0, size)
+
+
+def light_tables(views: Views) -> npt.NDArray[np.uint8]:
+    """(N, 256, C) what becomes of a grey level; C is 1 where all colours change alike, else 3."""
+    levels = np.arange(256.0)
+    bent = np.where(views.gammas[:, None] == 1, levels, 255 * (levels / 255) ** views.gammas[:, None])
+    tints = views.tints if (views.tints != 1).any() else views.tints[:, :1]
+    gains, lifts = views.gains[:, None, None], 127.5 + 0.5 + views.offsets[:, None, None]
+    lit = (bent[..., None] * tints[:, None] - 127.5) * gains + lifts
+    return lit.clip(0, 255).astype(np.uint8)
+
+
 def warp_images(
     contexts: Sequence[npt.NDArray[np.uint8]],
     views: Views,
@@ -151,9 +204,7 @@ def warp_images(
     import cv2
 
     matrices, sigmas = sampling_matrices(views, size), blur_sigmas(views, size)
-    levels = np.arange(256) - 127.5
-    lit = levels * views.gains[:, None] + (127.5 + 0.5 + views.offsets)[:, None]
-    tables = lit.clip(0, 255).astype(np.uint8)  # of each view: what becomes of a grey level
+    tables, covers = light_tables(views), covered_pixels(views, size)
     crops = np.empty((len(contexts), size, size, 3), dtype=np.uint8) if out is None else out
 
     def make(some: slice) -> None:
@@ -166,9 +217,11 @@ def warp_images(
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_REPLICATE,
             )
+            x0, y0, x1, y1 = covers[i]
+            crops[i, y0:y1, x0:x1] = views.colours[i]
             if sigmas[i]:
                 cv2.GaussianBlur(crops[i], (0, 0), sigmas[i], dst=crops[i], borderType=cv2.BORDER_REPLICATE)
-            cv2.LUT(crops[i], tables[i], dst=crops[i])
+            cv2.LUT(crops[i], tables[i, :, None], dst=crops[i])
 
     share(make, len(contexts), crops.size // 3 // _WORTH_A_THREAD)
     return crops

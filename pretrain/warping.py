@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from face_align_env.augmentation import Views, blur_sigmas, sampling_matrices, warp_images
+from face_align_env.augmentation import Views, blur_sigmas, covered_pixels, sampling_matrices, warp_images
 from face_align_env.crops import CROP_SIZE
 
 
@@ -32,13 +32,36 @@ def warp_tensors(contexts: Tensor, views: Views, size: int = CROP_SIZE) -> Tenso
     grid = to_grid[..., 0] * axis + (to_grid[..., 1] * axis[:, None] + to_grid[..., 2])
     images = contexts.permute(0, 3, 1, 2).float()
     sampled = torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=True)
+    covers = covered_pixels(views, size)
+    covered = np.flatnonzero((covers[:, 2:] > covers[:, :2]).all(axis=1))
+    if len(covered):
+        rows = to_device(covered, contexts.device)
+        sampled[rows] = _cover(sampled[rows], covers[covered], views.colours[covered])
     sigmas = blur_sigmas(views, size)
     if sigmas.any():
         blurred = np.flatnonzero(sigmas)
         rows = to_device(blurred, contexts.device)
         sampled[rows] = _smooth(sampled[rows], sigmas[blurred])
+    bent = np.flatnonzero((views.gammas != 1) | (views.tints != 1).any(axis=1))
+    if len(bent):
+        rows = to_device(bent, contexts.device)
+        sampled[rows] = _bend(sampled[rows], views.gammas[bent], views.tints[bent])
     lit = sampled.mul_(light[..., 0]).add_(light[..., 1]).clamp_(0, 255)
     return lit.permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+def _cover(images: Tensor, covers: npt.NDArray[np.int64], colours: npt.NDArray[np.uint8]) -> Tensor:
+    """(N, 3, S, S) images, each with a rectangle of one colour in front."""
+    places = np.arange(images.shape[-1])
+    columns, rows = ((places >= covers[:, i, None]) & (places < covers[:, i + 2, None]) for i in (0, 1))
+    mask = to_device(rows, images.device)[:, None, :, None] & to_device(columns, images.device)[:, None, None]
+    return torch.where(mask, to_device(colours, images.device).to(images.dtype)[..., None, None], images)
+
+
+def _bend(images: Tensor, gammas: npt.NDArray[np.float64], tints: npt.NDArray[np.float64]) -> Tensor:
+    """(N, 3, S, S) images after each one's gamma and tint, from whole grey levels, where black is steep."""
+    exponents, factors = (to_device(v.astype(np.float32), images.device)[..., None, None] for v in (gammas, tints))
+    return 255 * (images.round() / 255) ** exponents[:, None] * factors
 
 
 def _smooth(images: Tensor, sigmas: npt.NDArray[np.float64]) -> Tensor:

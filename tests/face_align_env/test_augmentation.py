@@ -158,7 +158,11 @@ def test_ranges_are_kept() -> None:
     assert 19 < np.abs(angle).max() <= 20
 
 
-@pytest.mark.parametrize("wrong", [{"scale": 1.0}, {"mirror": 1.5}, {"rotation": -1.0}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scale": 1.0}, {"mirror": 1.5}, {"rotation": -1.0}, {"occlusion": 1.5}, {"tint": 1.0}, {"gamma": -1}],
+    ids=str,
+)
 def test_ranges_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Augmentation(**wrong)
@@ -190,6 +194,53 @@ def test_as_many_views_are_blurred_as_asked() -> None:
     assert 0.22 < (views.blurs > 0).mean() < 0.28
     assert views.blurs.max() <= 2
     assert not Augmentation(blur=0).sample(np.random.default_rng(0), 100).blurs.any()
+
+
+def test_what_covers_a_face_is_a_rectangle_of_one_colour_and_nothing_else_changes(toy_dataset: Toy) -> None:
+    prepared = PreparedFaces(toy_dataset())
+    contexts = [prepared.context(i) for i in range(6)]
+    views = replace(STILL, occlusion=0.4, occluded=1.0).sample_seeded(range(6))
+    plain, covered = warp_images(contexts, STILL.sample_seeded(range(6))), warp_images(contexts, views)
+    for i, (x0, y0, x1, y1) in enumerate(views.covers.round().astype(int).clip(0, CROP_SIZE)):
+        expected = plain[i].copy()
+        expected[y0:y1, x0:x1] = views.colours[i]
+        np.testing.assert_array_equal(covered[i], expected)
+    sides = views.covers[:, 2:] - views.covers[:, :2]
+    assert sides.min() >= 0.1 * CROP_SIZE - 1e-9
+    assert sides.max() <= 0.4 * CROP_SIZE
+    assert (covered != plain).any(axis=(1, 2, 3)).sum() >= 5
+
+
+def test_as_many_faces_are_covered_as_asked() -> None:
+    views = Augmentation(occlusion=0.3, occluded=0.25).sample(np.random.default_rng(0), 4000)
+    assert 0.22 < views.covers.any(axis=1).mean() < 0.28
+    assert not Augmentation().sample(np.random.default_rng(0), 100).covers.any()
+
+
+def test_a_cover_is_measured_in_pixels_of_the_full_crop(toy_dataset: Toy) -> None:
+    small = [np.ascontiguousarray(PreparedFaces(toy_dataset()).context(0)[::4, ::4])]
+    still = STILL.sample_seeded([0])
+    views = replace(still, covers=np.array([[40.0, 80.0, 120.0, 100.0]]), colours=np.full((1, 3), 7, dtype=np.uint8))
+    covered, plain = (warp_images(small, v, CROP_SIZE // 4)[0] for v in (views, still))
+    assert (covered[20:25, 10:30] == 7).all()
+    covered[20:25, 10:30] = plain[20:25, 10:30]
+    np.testing.assert_array_equal(covered, plain)
+
+
+def test_gamma_and_tint() -> None:
+    grey = np.full((1, CROP_SIZE + 2 * CONTEXT, CROP_SIZE + 2 * CONTEXT, 3), 100, dtype=np.uint8)
+    views = replace(STILL.sample_seeded([0]), gammas=np.array([2.0]), tints=np.array([[1.0, 0.5, 1.5]]))
+    assert warp_images(grey, views)[0, 3, 3].tolist() == [39, 20, 59]  # 255 (100 / 255)^2 = 39.2
+
+
+@pytest.mark.parametrize("more", [{"occlusion": 0.3}, {"gamma": 0.5}, {"tint": 0.2}], ids=str)
+def test_wishes_do_not_change_what_else_is_drawn(more: dict[str, float]) -> None:
+    plain = Augmentation().sample(np.random.default_rng(0), 5)
+    views = Augmentation(**more).sample(np.random.default_rng(0), 5)
+    for name in ("matrices", "mirrored", "scales", "gains", "offsets", "blurs"):
+        np.testing.assert_array_equal(getattr(views, name), getattr(plain, name))
+    changed = {name for name in ("gammas", "tints", "covers") if (getattr(views, name) != getattr(plain, name)).any()}
+    assert changed == {{"occlusion": "covers", "gamma": "gammas", "tint": "tints"}[next(iter(more))]}
 
 
 def test_drawing_and_making_views_needs_no_torch() -> None:
