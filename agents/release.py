@@ -16,6 +16,7 @@ from face_align_env.agents.run_folder import RunFolder
 from face_align_env.crops import MARGIN
 from face_align_env.datasets import FaceDataset, load_dataset
 from face_align_env.files import write_json
+from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest, save_bundle
@@ -78,7 +79,9 @@ def make_release(
     weights_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".release-", dir=weights_folder) as temporary:
         path = Path(temporary) / f"{name}.safetensors"
-        parts: dict[str, GEN | LRN] = {"gen": gen, "lrn": lrn}
+        parts: dict[str, GEN | LRN | ErrorHead] = {"gen": gen, "lrn": lrn}
+        if RunFolder(run_folder).error_head.is_file():
+            parts["confidence"] = ErrorHead.load(RunFolder(run_folder).error_head)
         networks = {part: (asdict(network.config), network.state_dict()) for part, network in parts.items()}
         save_bundle(path, networks, {"release": name}, half=True)
         size = path.stat().st_size

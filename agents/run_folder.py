@@ -10,6 +10,7 @@ import torch
 
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.aligner import FaceAligner
+from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.pretrain.recipes import Data
@@ -128,12 +129,27 @@ class RunFolder:
         """The weights of DCRN's actor in a row of ``face-align ablate``."""
         return self.path / "ablations" / name / WEIGHTS
 
-    def aligner(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> FaceAligner:
-        """GEN and DCRN of the run as an aligner of photos.
+    @property
+    def error_head(self) -> Path:
+        """What ``face-align calibrate`` has fitted."""
+        return self.path / "confidence.safetensors"
+
+    def aligner(
+        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, mirror: bool = False
+    ) -> FaceAligner:
+        """GEN and DCRN of the run as an aligner of photos, with the head of its confidence if that has been fitted.
 
         :param device: where the networks run
         :param dtype: type of their weights
+        :param mirror: look at each face twice
         :raises FileNotFoundError: it is not the folder of a run, or has no such weights yet
         """
-        config = self.config
-        return FaceAligner(GEN.load(self.gen), LRN.load(self.agent), alpha_2=config.alpha_2, device=device, dtype=dtype)
+        return FaceAligner(
+            GEN.load(self.gen),
+            LRN.load(self.agent),
+            alpha_2=self.config.alpha_2,
+            device=device,
+            dtype=dtype,
+            mirror=mirror,
+            error_head=ErrorHead.load(self.error_head) if self.error_head.is_file() else None,
+        )

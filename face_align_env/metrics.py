@@ -5,6 +5,8 @@ Errors are fractions here (0.04, not 4 %). The NME itself is Eq. 2, in :mod:`fac
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -158,3 +160,48 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Rank correlation of two sets of N values, from -1 to 1; ties have their mean rank."""
+    ranks = []
+    for values in (np.asarray(first), np.asarray(second)):
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((counts.cumsum() - (counts + 1) / 2)[place])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Faces of like predicted error.
+
+    :param faces: their number
+    :param predicted: mean predicted error
+    :param real: mean real error
+    :param low: lower end of its 95 % bootstrap interval
+    :param high: upper end
+    """
+
+    faces: int
+    predicted: float
+    real: float
+    low: float
+    high: float
+
+
+def reliability(
+    predicted: npt.NDArray[np.floating], errors: npt.NDArray[np.floating], bins: int = 10, seed: int = 0
+) -> list[ReliabilityBin]:
+    """Predicted beside real errors, in bins of equally many faces, the surest first.
+
+    :param predicted: (N,) errors, in any unit
+    :param errors: (N,) in the same unit
+    :param bins: their number
+    :param seed: of the bootstrap intervals
+    """
+    parts = np.array_split(np.argsort(predicted, kind="stable"), min(bins, len(predicted)))
+    rows = []
+    for part in parts:
+        low, high = bootstrap_interval(errors[part], seed=seed)
+        rows.append(ReliabilityBin(len(part), float(predicted[part].mean()), float(errors[part].mean()), low, high))
+    return rows

@@ -19,6 +19,7 @@ from face_align_env.landmarks import get_scheme
 if TYPE_CHECKING:
     import torch
 
+    from face_align_env.networks.confidence import ErrorHead
     from face_align_env.networks.gen import GEN
     from face_align_env.networks.lrn import LRN
 
@@ -252,6 +253,19 @@ def load_networks(release: Release, device: str | torch.device = "cpu") -> tuple
             f"has increments of up to {lrn.config.action_limit} pixels, its card says {release.card.action_limit}",
         )
     return gen, lrn
+
+
+def load_error_head(release: Release, device: str | torch.device = "cpu") -> ErrorHead | None:
+    """What predicts the error of a face; None where the release has no such head.
+
+    :param device: where it shall live
+    :raises WeightsError: the file is not the one that the card describes
+    """
+    from face_align_env.networks.confidence import ErrorHead
+    from face_align_env.networks.weights import held_networks
+
+    _check_hash(release)
+    return ErrorHead.load(release.path, device) if "confidence" in held_networks(release.path) else None
 
 
 def _folder(folder: str | os.PathLike[str] | None) -> Path:

@@ -16,7 +16,16 @@ from face_align_env.agents.cli.data import data_app
 from face_align_env.agents.cli.examples import epilog
 from face_align_env.agents.cli.options import console
 from face_align_env.agents.cli.photos import align, track
-from face_align_env.agents.cli.studies import ablate, evaluate, release, robustness, summarize, tradeoff, watch
+from face_align_env.agents.cli.studies import (
+    ablate,
+    calibrate,
+    evaluate,
+    release,
+    robustness,
+    summarize,
+    tradeoff,
+    watch,
+)
 from face_align_env.agents.cli.train import pretrain_app, run, train
 from face_align_env.pretrain.settings import SettingError
 from face_align_env.progress import Progress
@@ -75,7 +84,7 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     "Photos": (align, track),
     "Data": (data_app, collect),
     "Training": (run, pretrain_app, train),
-    "Study of a run": (evaluate, robustness, tradeoff, ablate, summarize, watch, release),
+    "Study of a run": (evaluate, robustness, tradeoff, ablate, calibrate, summarize, watch, release),
     "Benchmark": (benchmark, benchmark_report, compare, speed),
 }
 

@@ -34,6 +34,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "robustness": ("robustness runs/demo --faces 200",),
     "tradeoff": ("tradeoff runs/demo --alpha-2 1 --alpha-2 2 --alpha-2 4",),
     "ablate": ("ablate runs/demo --only no-imitation --only paper --timesteps 4000",),
+    "calibrate": ("calibrate runs/demo", "calibrate 300w-68 --root path/to/300w"),
     "summarize": ("summarize runs/300w-compact",),
     "release": ("release runs/300w-compact --name 300w-68 --output weights",),
     "watch": (

@@ -128,6 +128,26 @@ def summarize(
         written([run / "seeds.json"], as_json)
 
 
+def calibrate(
+    weights: Annotated[str, typer.Argument(help="Folder of a run, or the name of released weights (300w-68).")],
+    root: RootOption = None,
+    views: Annotated[int, typer.Option(min=1, help="Random views of each training face.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the views.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for table and figure; default: the run's, or runs/WEIGHTS.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach weights to predict the error of each face (the confidence of face-align align), and say how well they do.
+
+    The head is fitted on training faces and stored with the weights; the table is of test faces, by tenths.
+    """
+    from face_align_env.agents.studies.calibration import calibrate as run_calibration
+
+    announce(f"Calibrating {weights}")
+    written(run_calibration(weights, root, views, seed, output, console=console).paths, as_json)
+
+
 def release(
     run: Annotated[Path, typer.Argument(help="Folder of a run that is trained and evaluated.")],
     name: Annotated[str, typer.Option(help="Of the release, ending in the number of landmarks: 300w-68.")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,11 +19,13 @@ from face_align_env.aligner.detection import Detector
 from face_align_env.aligner.detectors import get_detector
 from face_align_env.crops import CROP_SIZE, MARGIN, crop_transform, cut, invert_transform, transform_points
 from face_align_env.datasets.base import read_image
-from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
+from face_align_env.landmarks import get_scheme
+from face_align_env.mdp import HISTORY_SIZE, MAX_ITERATIONS, MDPParameters
 from face_align_env.networks.cascade import MeanStart, cascade
+from face_align_env.networks.confidence import ErrorHead, log_disagreement
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
-from face_align_env.released import find_release, load_networks
+from face_align_env.released import find_release, load_error_head, load_networks
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,54 @@ class Photo:
     boxes: npt.NDArray[np.float64]
     transforms: npt.NDArray[np.float64]
     crops: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """What the cascade made of N crops.
+
+    :param trajectories: (N, max_iterations + 1, K, 2) float32, crop pixels; they stand still after a face's last
+        iteration. With a mirrored look: means of both looks
+    :param iterations: (N,) int64; with a mirrored look: the longer one's
+    :param confidences: (N,) float32 predicted NME, percent; None: there is no head that predicts it
+    """
+
+    trajectories: npt.NDArray[np.float32]
+    iterations: npt.NDArray[np.int64]
+    confidences: npt.NDArray[np.float32] | None
+
+    def __getitem__(self, some: slice) -> Refined:
+        """Some of the crops."""
+        known = self.confidences
+        return Refined(self.trajectories[some], self.iterations[some], None if known is None else known[some])
+
+    def alignments(self, photo: Photo) -> list[Alignment]:
+        """The faces whose crops these are, in the photo that they were cut out of."""
+        shapes = transform_points(invert_transform(photo.transforms)[:, None], self.trajectories)
+        known = [None] * len(shapes) if self.confidences is None else self.confidences.tolist()
+        return [
+            Alignment(shapes[i, steps], steps, shapes[i, : steps + 1], photo.boxes[i], photo.image, known[i])
+            for i, steps in enumerate(self.iterations.tolist())
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One look at N crops, tensors on the device.
+
+    :param trajectories: (N, max_iterations + 1, K, 2) float32, crop pixels
+    :param iterations: (N,) int64
+    :param history: (N, 512) float32 d_T, LRN's state after a face's last iteration
+    """
+
+    trajectories: torch.Tensor
+    iterations: torch.Tensor
+    history: torch.Tensor
+
+    @staticmethod
+    def concatenate(looks: Sequence[Look]) -> Look:
+        """One look at many crops out of several."""
+        return Look(*(torch.cat([getattr(look, part.name) for look in looks]) for part in fields(Look)))
 
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -73,7 +123,10 @@ class FaceAligner:
         placed to whole pixels, and the NME by at most 0.02 points of %
     :param detector: finds the faces of photos for which no boxes are given; None:
         :func:`~face_align_env.aligner.detectors.get_detector`'s first choice, when it is needed
-    :raises ValueError: start and lrn have different numbers of landmarks
+    :param mirror: look at each face a second time, mirrored, and answer with the mean: a lower error and a better
+        confidence for twice the time
+    :param error_head: predicts each face's error, :attr:`Alignment.confidence`; None: it is not known
+    :raises ValueError: start, lrn and error_head have different numbers of landmarks
     """
 
     def __init__(
@@ -87,15 +140,24 @@ class FaceAligner:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         detector: Detector | None = None,
+        mirror: bool = False,
+        error_head: ErrorHead | None = None,
     ) -> None:
-        if lrn is not None and lrn.num_landmarks != start.num_landmarks:
-            raise ValueError(f"x_0 has {start.num_landmarks} landmarks, LRN {lrn.num_landmarks}: take one scheme's.")
+        for name, network in (("LRN", lrn), ("the head of the confidence", error_head)):
+            if network is not None and network.num_landmarks != start.num_landmarks:
+                raise ValueError(
+                    f"x_0 has {start.num_landmarks} landmarks, {name} {network.num_landmarks}: take one scheme's."
+                )
         self.device = torch.device(device)
         self.start = _for_inference(start.folded() if isinstance(start, GEN) else start, self.device, dtype)
         self.lrn = None if lrn is None else _for_inference(lrn, self.device, dtype)
         self.alpha_2, self.max_iterations = alpha_2, max_iterations
         self.margin, self.batch_size = margin, batch_size
         self._detector = detector
+        self.mirror = mirror
+        # d_T is LRN's: without it nothing is known.
+        self.error_head = None if error_head is None or lrn is None else copy.deepcopy(error_head).to(self.device)
+        self._counterparts = torch.from_numpy(get_scheme(start.num_landmarks).mirror_permutation).to(self.device)
 
     @classmethod
     def from_pretrained(
@@ -104,20 +166,32 @@ class FaceAligner:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         detector: Detector | None = None,
+        mirror: bool = False,
     ) -> FaceAligner:
-        """The aligner of released weights, with the bound and the margin on their card.
+        """The aligner of released weights, with the bound and the margin on their card, and the head they come with.
 
         :param name: of the release, see :func:`face_align_env.released.released_names`
         :param device: where the networks run
         :param dtype: type of their weights
         :param detector: finds the faces of photos for which no boxes are given; None: see :class:`FaceAligner`
+        :param mirror: look at each face twice; see :class:`FaceAligner`
         :raises ValueError: there is no release of that name; the message says which there are
         :raises WeightsError: its file is not the one that its card describes
         """
         release = find_release(name)
         gen, lrn = load_networks(release)
         card = release.card
-        return cls(gen, lrn, alpha_2=card.alpha_2, margin=card.margin, device=device, dtype=dtype, detector=detector)
+        return cls(
+            gen,
+            lrn,
+            alpha_2=card.alpha_2,
+            margin=card.margin,
+            device=device,
+            dtype=dtype,
+            detector=detector,
+            mirror=mirror,
+            error_head=load_error_head(release),
+        )
 
     @property
     def detector(self) -> Detector:
@@ -173,39 +247,78 @@ class FaceAligner:
         """
         if not photos:
             return []
-        trajectories, iterations = self.align_crops(np.concatenate([photo.crops for photo in photos]))
+        refined = self.refine(np.concatenate([photo.crops for photo in photos]))
         aligned, first = [], 0
         for photo in photos:
             last = first + len(photo.boxes)
-            shapes = transform_points(invert_transform(photo.transforms)[:, None], trajectories[first:last])
-            aligned.append(
-                [
-                    Alignment(shapes[i, steps], int(steps), shapes[i, : steps + 1], photo.boxes[i], photo.image)
-                    for i, steps in enumerate(iterations[first:last])
-                ]
-            )
+            aligned.append(refined[first:last].alignments(photo))
             first = last
         return aligned
 
     def align_crops(
         self, crops: npt.NDArray[np.uint8], starts: npt.NDArray[np.float32] | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Align prepared crops.
+        """Align prepared crops: trajectories and numbers of iterations of :meth:`refine`.
+
+        :param crops: see :meth:`refine`
+        :param starts: see :meth:`refine`
+        :return: trajectories (N, max_iterations + 1, K, 2) in crop pixels, which stand still after a face's last
+            iteration, and (N,) int64 numbers of iterations
+        """
+        refined = self.refine(crops, starts)
+        return refined.trajectories, refined.iterations
+
+    def refine(self, crops: npt.NDArray[np.uint8], starts: npt.NDArray[np.float32] | None = None) -> Refined:
+        """Align prepared crops, and predict how large their errors are.
 
         :param crops: (N, 256, 256, 3) uint8
         :param starts: (N, K, 2) x_0 of each, crop pixels, such as a face's shape in the frame before; None: GEN's, or
             the mean shape
-        :return: trajectories (N, max_iterations + 1, K, 2) in crop pixels, which stand still after a face's last
-            iteration, and (N,) int64 numbers of iterations
         """
+        looks = self.looks(crops, starts)
+        trajectories, iterations = looks[0].trajectories, looks[0].iterations
+        if self.mirror:
+            trajectories = (trajectories + looks[1].trajectories) / 2
+            iterations = torch.maximum(iterations, looks[1].iterations)
+        confidences = None if self.error_head is None else self._confidences(self.error_head, looks)
+        return Refined(trajectories.cpu().numpy(), iterations.cpu().numpy(), confidences)
+
+    @torch.inference_mode()
+    def looks(self, crops: npt.NDArray[np.uint8], starts: npt.NDArray[np.float32] | None = None) -> tuple[Look, ...]:
+        """The look at prepared crops, and with ``mirror`` the one at the mirrored crops, mirrored back.
+
+        :param crops: see :meth:`refine`
+        :param starts: see :meth:`refine`
+        """
+        both: list[list[Look]] = [[], []] if self.mirror else [[]]
         if not len(crops):
-            steps = 1 if self.lrn is None else self.max_iterations + 1
-            return np.zeros((0, steps, self.start.num_landmarks, 2), np.float32), np.zeros(0, np.int64)
-        parts = []
-        for first in range(0, len(crops), self.batch_size):
+            starts = np.zeros((0, self.start.num_landmarks, 2), np.float32)  # no network need know what nothing is
+        for first in range(0, max(1, len(crops)), self.batch_size):
             batch = slice(first, first + self.batch_size)
-            parts.append(self._align_batch(crops[batch], None if starts is None else starts[batch]))
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+            images = torch.from_numpy(np.ascontiguousarray(crops[batch])).to(self.device)
+            x_0 = None
+            if starts is not None:
+                x_0 = torch.from_numpy(np.asarray(starts[batch], dtype=np.float32)).to(self.device)
+            both[0].append(self._look(images, x_0))
+            if self.mirror:
+                other = self._look(images.flip(2), None if x_0 is None else self._mirrored(x_0))
+                both[1].append(replace(other, trajectories=self._mirrored(other.trajectories)))
+        return tuple(Look.concatenate(parts) for parts in both)
+
+    def _mirrored(self, shapes: torch.Tensor) -> torch.Tensor:
+        """(..., K, 2) shapes of crops in the mirrored crops."""
+        x, y = shapes[..., self._counterparts, :].unbind(-1)
+        return torch.stack([CROP_SIZE - 1 - x, y], -1)
+
+    @torch.inference_mode()
+    def _confidences(self, head: ErrorHead, looks: tuple[Look, ...]) -> npt.NDArray[np.float32]:
+        if len(looks) == 1:
+            predicted = head.one_look(looks[0].history)
+        else:
+            disagreement = log_disagreement(*(look.trajectories[:, -1] for look in looks))
+            predicted = head.two_looks(looks[0].history, looks[1].history, disagreement)
+        errors: npt.NDArray[np.float32] = predicted.cpu().numpy()
+        return errors
 
     @torch.inference_mode()
     def start_shapes(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -219,21 +332,16 @@ class FaceAligner:
         )
         return shapes
 
-    @torch.inference_mode()
-    def _align_batch(
-        self, crops: npt.NDArray[np.uint8], starts: npt.NDArray[np.float32] | None
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        images = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device)
-        if starts is None:
-            x_0 = self.start(images)
-        else:
-            x_0 = torch.from_numpy(np.asarray(starts, dtype=np.float32)).to(self.device)
+    def _look(self, images: torch.Tensor, x_0: torch.Tensor | None) -> Look:
+        x_0 = self.start(images) if x_0 is None else x_0
         steps = 0 if self.lrn is None else self.max_iterations
         trajectories = x_0[:, None].repeat(1, steps + 1, 1, 1)
         iterations = torch.zeros(len(images), dtype=torch.int64, device=self.device)
-        if self.lrn is not None:
+        history = x_0.new_zeros(len(images), HISTORY_SIZE)
+        if self.lrn is not None and len(images):
             patch_size = self.lrn.config.patch_size
             for step in cascade(self.lrn, images, x_0, steps, self.alpha_2, patch_size):
                 trajectories[step.faces, step.iteration :] = step.landmarks[:, None]
                 iterations[step.faces] = step.iteration
-        return trajectories.cpu().numpy(), iterations.cpu().numpy()
+                history[step.faces] = step.history
+        return Look(trajectories, iterations, history)

@@ -35,6 +35,8 @@ class Alignment:
     :param trajectory: (iterations + 1, K, 2) float32, x_0 to x_T in pixels of the photo
     :param box: (4,) float64, x0, y0, x1, y1: where the face was said, or found, to be, pixels of the photo
     :param image: (H, W, 3) uint8 RGB, the photo, which stays in memory as long as this object
+    :param confidence: predicted NME, percent, as the training data normalises it (300W: by the distance of the outer
+        eye corners): the lower, the surer; None: the weights have no head that predicts it
     """
 
     landmarks: npt.NDArray[np.float32]
@@ -42,6 +44,7 @@ class Alignment:
     trajectory: npt.NDArray[np.float32]
     box: npt.NDArray[np.float64]
     image: Image = field(repr=False)
+    confidence: float | None = None
 
     @cached_property
     def pose(self) -> Pose:
@@ -81,11 +84,12 @@ class Alignment:
         return draw_alignments(self.image, [self])
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it: landmarks, box, five_points (lists), iterations, and pose (degrees)."""
+        """What JSON can hold of it: landmarks, box, five_points (lists), iterations, confidence, and pose (degrees)."""
         return {
             "landmarks": _rounded(self.landmarks),
             "box": _rounded(self.box),
             "iterations": self.iterations,
+            "confidence": None if self.confidence is None else round(self.confidence, 2),
             "pose": {name: round(angle, 2) for name, angle in vars(self.pose).items()},
             "five_points": _rounded(self.five_points),
         }

@@ -206,13 +206,13 @@ def _replacing(path: Path) -> Iterator[IO[str]]:
 
 def _columns(num_landmarks: int) -> list[str]:
     points = [f"{axis}{i}" for i in range(num_landmarks) for axis in "xy"]
-    return ["left", "top", "right", "bottom", "iterations", "yaw", "pitch", "roll", *points]
+    return ["left", "top", "right", "bottom", "iterations", "confidence", "yaw", "pitch", "roll", *points]
 
 
-def _cells(alignment: Alignment) -> list[float]:
+def _cells(alignment: Alignment) -> list[float | None]:
     told = alignment.to_dict()
     points = [value for point in told["landmarks"] for value in point]
-    return [*told["box"], told["iterations"], *told["pose"].values(), *points]
+    return [*told["box"], told["iterations"], told["confidence"], *told["pose"].values(), *points]
 
 
 def _check_names(folder: Path, suffix: str, photos: Iterable[Input]) -> None:

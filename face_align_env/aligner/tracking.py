@@ -8,10 +8,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from face_align_env.aligner.aligner import FaceAligner
+from face_align_env.aligner.aligner import FaceAligner, Photo
 from face_align_env.aligner.alignment import Alignment
 from face_align_env.aligner.detection import Boxes, overlaps
-from face_align_env.crops import crop_transform, cut, invert_transform, transform_points
+from face_align_env.crops import crop_transform, cut, transform_points
 from face_align_env.datasets.base import landmarks_box
 
 DETECT_EVERY = 30
@@ -149,12 +149,9 @@ class FaceTracker:
         # GEN's alone tremble.
         before = [transform_points(matrix, track.shape) for matrix, (track, _) in zip(transforms, places, strict=True)]
         starts = (np.stack(before) + self.aligner.start_shapes(crops)) / np.float32(2)
-        trajectories, iterations = self.aligner.align_crops(crops, starts)
-        shapes = transform_points(invert_transform(transforms)[:, None], trajectories)
+        found_again = self.aligner.refine(crops, starts).alignments(Photo(frame, boxes, transforms, crops))
         kept: list[tuple[_Track, Alignment]] = []
-        for i, (track, box) in enumerate(places):
-            steps = int(iterations[i])
-            alignment = Alignment(shapes[i, steps], steps, shapes[i, : steps + 1], box, frame)
+        for alignment, (track, box) in zip(found_again, places, strict=True):
             if overlaps(box[None], landmarks_box(alignment.landmarks))[0] < ONE_FACE:
                 alignment = self.aligner(frame, box)[0]
             # Two tracks on one face: the older goes on.

@@ -36,7 +36,7 @@ def save_weights(
     """Write weights to a temporary name and rename it, so that an interrupted run leaves the old file whole.
 
     :param path: the file to write, ``.safetensors``
-    :param network: ``"gen"`` or ``"lrn"``
+    :param network: ``"gen"``, ``"lrn"`` or ``"confidence"``
     :param config: what rebuilds the network, JSON-able
     :param state: its ``state_dict()``
     :param notes: how it was trained, JSON-able
@@ -113,13 +113,26 @@ def _in_order(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+def held_networks(path: str | os.PathLike[str]) -> list[str]:
+    """The networks that a file of weights holds.
+
+    :raises WeightsError: the file is damaged
+    """
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            held: list[str] = (file.metadata() or {}).get("network", "").split("+")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"'{os.fspath(path)}' is damaged or no safetensors file ({error}); get it again.") from error
+    return held
+
+
 def load_weights(
     path: str | os.PathLike[str], network: str
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
     """Read weights.
 
     :param path: a file that :func:`save_weights` or :func:`save_bundle` wrote
-    :param network: the network that it must hold, alone or among others, ``"gen"`` or ``"lrn"``
+    :param network: the network that it must hold, alone or among others; see :func:`save_weights`
     :return: the configuration, the tensors in float32 where they are floating-point, and the notes
     :raises FileNotFoundError: there is no such file
     :raises WeightsError: the file is damaged, or holds something else

@@ -11,6 +11,8 @@ from face_align_env.metrics import (
     cumulative_error_distribution,
     failure_rate,
     normalizing_distance,
+    reliability,
+    spearman,
 )
 
 ERRORS = [0.02, 0.04, 0.1, 0.3]
@@ -102,3 +104,19 @@ def test_bootstrap_interval_widens_with_confidence_and_vanishes_without_spread()
     wide_low, wide_high = bootstrap_interval(values, confidence=0.99)
     assert wide_low < low < high < wide_high
     assert bootstrap_interval([0.25] * 7, resamples=50) == (0.25, 0.25)
+
+
+def test_rank_correlation() -> None:
+    assert spearman([1, 2, 3, 4], [10, 20, 30, 1000]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    # ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4: covariance 4.5, variances 4.5 and 5
+    assert spearman([0.1, 0.2, 0.2, 0.9], [1, 5, 3, 8]) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+
+
+def test_reliability_puts_like_predictions_together() -> None:
+    predicted, errors = np.array([3.0, 1.0, 2.0, 8.0]), np.array([4.0, 1.0, 3.0, 6.0])
+    sure, unsure = reliability(predicted, errors, bins=2)
+    assert (sure.faces, sure.predicted, sure.real) == (2, 1.5, 2.0)
+    assert (unsure.faces, unsure.predicted, unsure.real) == (2, 5.5, 5.0)
+    assert 1 <= sure.low <= sure.real <= sure.high <= 3
+    assert len(reliability(predicted, errors)) == 4, "no empty bins"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.networks.weights import file_digest, save_bundle
@@ -58,6 +59,7 @@ def card_of(path: Path, gen: GEN, lrn: LRN, **changes: Any) -> dict[str, Any]:
     return {**document, **changes}
 
 
-def write_bundle(path: Path, gen: GEN, lrn: LRN) -> None:
-    parts = {"gen": gen, "lrn": lrn}
+def write_bundle(path: Path, gen: GEN, lrn: LRN, head: ErrorHead | None = None) -> None:
+    """Both networks as a release, with the head of the confidence if there is one."""
+    parts: dict[str, Any] = {"gen": gen, "lrn": lrn} | ({} if head is None else {"confidence": head})
     save_bundle(path, {key: (asdict(net.config), net.state_dict()) for key, net in parts.items()}, half=True)

@@ -66,7 +66,7 @@ def test_in_a_pipe_every_photo_is_a_line_of_json(folder: Path) -> None:
     truth = load_dataset("synthetic", "test", size=1)[0].landmarks
     error = np.linalg.norm(np.array(found["landmarks"]) - truth, axis=1).mean() / np.linalg.norm(truth[36] - truth[45])
     assert error < 0.08
-    assert set(found) == {"landmarks", "box", "iterations", "pose", "five_points"}
+    assert set(found) == {"landmarks", "box", "iterations", "confidence", "pose", "five_points"}
 
 
 def test_on_a_terminal_faces_are_a_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,9 @@ from face_align_env.aligner.yunet import YuNetDetector
 from face_align_env.crops import crop_transform, cut, invert_transform, transform_points
 from face_align_env.datasets import FaceDataset
 from face_align_env.datasets.base import BadFaceError
+from face_align_env.landmarks import get_scheme
 from face_align_env.networks.cascade import MeanStart, cascade
+from face_align_env.networks.confidence import ErrorHead, ErrorHeadConfig
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
@@ -233,6 +235,90 @@ def test_a_missing_file_is_named(gen: GEN, lively: LRN, tmp_path: Path) -> None:
 def test_networks_of_two_schemes_are_an_error(gen: GEN, new_lrn: Callable[..., LRN]) -> None:
     with pytest.raises(ValueError, match="x_0 has 68 landmarks, LRN 29"):
         FaceAligner(gen, new_lrn(num_landmarks=29))
+    with pytest.raises(ValueError, match="x_0 has 68 landmarks, the head of the confidence 19"):
+        FaceAligner(gen, new_lrn(), error_head=ErrorHead(ErrorHeadConfig(19)))
+
+
+def mirrored_back(shapes: np.ndarray) -> np.ndarray:
+    return np.stack([255 - shapes[..., 0], shapes[..., 1]], -1)[..., get_scheme(68).mirror_permutation, :]
+
+
+def test_the_second_look_is_that_at_the_mirrored_face(gen: GEN, lively: LRN, crops: np.ndarray) -> None:
+    alpha_2 = mid_alpha(gen, lively, crops)
+    plain = FaceAligner(gen, lively, alpha_2)
+    first, second = plain.refine(crops), plain.refine(crops[:, :, ::-1])
+    both = FaceAligner(gen, lively, alpha_2, mirror=True, batch_size=3).refine(crops)
+    mean = (first.trajectories + mirrored_back(second.trajectories)) / 2
+    np.testing.assert_allclose(both.trajectories, mean, atol=1e-3)
+    np.testing.assert_array_equal(both.iterations, np.maximum(first.iterations, second.iterations))
+    assert np.abs(both.trajectories - first.trajectories).max() > 0.1
+
+
+def test_with_two_looks_a_mirrored_face_has_the_mirrored_shape(gen: GEN, lively: LRN, crops: np.ndarray) -> None:
+    aligner = FaceAligner(gen, lively, None, max_iterations=3, mirror=True)
+    shapes, mirrored = (aligner.align_crops(images)[0] for images in (crops, crops[:, :, ::-1]))
+    np.testing.assert_allclose(mirrored_back(mirrored), shapes, atol=1e-3)
+
+
+def test_given_starts_are_mirrored_too(gen: GEN, lively: LRN, crops: np.ndarray) -> None:
+    starts = gen.mean_shape.numpy() + np.random.default_rng(0).normal(0, 4, (len(crops), 68, 2)).astype(np.float32)
+    both = FaceAligner(gen, lively, None, max_iterations=2, mirror=True).align_crops(crops, starts)[0]
+    np.testing.assert_allclose(both[:, 0], starts, atol=1e-4)
+    plain = FaceAligner(gen, lively, None, max_iterations=2)
+    second = plain.align_crops(crops[:, :, ::-1], mirrored_back(starts).astype(np.float32))[0]
+    expected = (plain.align_crops(crops, starts)[0] + mirrored_back(second)) / 2
+    np.testing.assert_allclose(both, expected, atol=1e-3)
+
+
+def head(seed: int = 0) -> ErrorHead:
+    made = ErrorHead(ErrorHeadConfig(68))
+    torch.manual_seed(seed)
+    made.state.normal_(0, 0.3)
+    made.offset.fill_(1.0)
+    made.pair.copy_(torch.tensor([0.5, 0.7, 0.4]))
+    return made
+
+
+def test_the_confidence_is_read_off_the_last_state(gen: GEN, lively: LRN, crops: np.ndarray) -> None:
+    aligner = FaceAligner(gen, lively, mid_alpha(gen, lively, crops), error_head=head())
+    (look,) = aligner.looks(crops)
+    expected = np.exp(1 + look.history.numpy() @ head().state.numpy())
+    confidences = aligner.refine(crops).confidences
+    np.testing.assert_allclose(confidences, expected, rtol=1e-4)
+    assert np.ptp(confidences) > 0
+    images, x_0 = torch.from_numpy(crops[:1]), torch.from_numpy(aligner.start_shapes(crops[:1]))
+    *_, last = cascade(lively, images, x_0, int(look.iterations[0]))
+    np.testing.assert_allclose(look.history[0], last.history[0].detach(), atol=1e-4)
+
+
+def test_the_confidence_of_two_looks_knows_how_far_they_are_apart(gen: GEN, lively: LRN, crops: np.ndarray) -> None:
+    aligner = FaceAligner(gen, lively, None, max_iterations=2, mirror=True, error_head=head())
+    first, second = aligner.looks(crops)
+    (x, y) = (look.trajectories[:, -1].numpy() for look in (first, second))
+    mean = (x + y) / 2
+    pupils = np.linalg.norm(mean[:, 36:42].mean(1) - mean[:, 42:48].mean(1), axis=-1)
+    apart = np.log(np.linalg.norm(x - y, axis=-1).mean(1) / pupils)
+    single = 1 + (first.history.numpy() + second.history.numpy()) / 2 @ head().state.numpy()
+    np.testing.assert_allclose(aligner.refine(crops).confidences, np.exp(0.5 + 0.7 * single + 0.4 * apart), rtol=1e-4)
+
+
+def test_a_head_changes_no_landmark_and_without_one_nothing_is_known(toy_dataset: Any, gen: GEN, lively: LRN) -> None:
+    face = toy_dataset("test")[0]
+    (known,) = FaceAligner(gen, lively, error_head=head())(face.image, face.box)
+    (unknown,) = FaceAligner(gen, lively)(face.image, face.box)
+    np.testing.assert_array_equal(known.trajectory, unknown.trajectory)
+    assert known.confidence > 0
+    assert known.to_dict()["confidence"] == round(known.confidence, 2)
+    assert unknown.confidence is None
+    assert unknown.to_dict()["confidence"] is None
+    assert FaceAligner(gen, None, error_head=head())(face.image, face.box)[0].confidence is None
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_no_crops_are_no_faces(gen: GEN, lively: LRN, crops: np.ndarray, mirror: bool) -> None:
+    refined = FaceAligner(gen, lively, max_iterations=4, mirror=mirror, error_head=head()).refine(crops[:0])
+    assert refined.trajectories.shape == (0, 5, 68, 2)
+    assert refined.iterations.shape == refined.confidences.shape == (0,)
 
 
 def test_released_weights_give_their_aligner(
@@ -250,6 +336,14 @@ def test_released_weights_give_their_aligner(
     networks = load_networks(released.find_release("300w-68"))
     expected = FaceAligner(*networks, alpha_2=2.5, margin=0.3).align_crops(crops)
     np.testing.assert_array_equal(FaceAligner.from_pretrained().align_crops(crops)[0], expected[0])
+    assert FaceAligner.from_pretrained().error_head is None
+    assert FaceAligner.from_pretrained(mirror=True).mirror
+    write_bundle(path, gen, lively, head())
+    path.with_suffix(".json").write_text(json.dumps(card_of(path, gen, lively, alpha_2=2.5, margin=0.3)))
+    with_head = FaceAligner.from_pretrained().refine(crops)
+    np.testing.assert_array_equal(with_head.trajectories, expected[0])
+    exact = FaceAligner(*networks, alpha_2=2.5, margin=0.3, error_head=head()).refine(crops)
+    np.testing.assert_array_equal(with_head.confidences, exact.confidences)
 
 
 def test_without_boxes_the_faces_are_detected(toy_dataset: Any, gen: GEN, lively: LRN) -> None:

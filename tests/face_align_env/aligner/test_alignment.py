@@ -122,7 +122,7 @@ def test_a_crop_without_pixels_is_an_error(alignment: Alignment) -> None:
 
 def test_the_dictionary_is_of_json_s_types(alignment: Alignment) -> None:
     told = json.loads(json.dumps(alignment.to_dict()))
-    assert list(told) == ["landmarks", "box", "iterations", "pose", "five_points"]
+    assert list(told) == ["landmarks", "box", "iterations", "confidence", "pose", "five_points"]
     np.testing.assert_allclose(told["landmarks"], alignment.landmarks, atol=0.006)
     np.testing.assert_allclose(told["five_points"], alignment.five_points, atol=0.006)
     assert told["pose"]["yaw"] == pytest.approx(alignment.pose.yaw, abs=0.006)

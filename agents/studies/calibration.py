@@ -1,0 +1,232 @@
+"""``face-align calibrate``: the head that predicts the error of a face, and how well it does on test faces."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from face_align_env.agents.evaluation.figures import write_figures
+from face_align_env.agents.evaluation.tables import Table, number, write_tables
+from face_align_env.agents.run_folder import RunFolder
+from face_align_env.pretrain.confidence import Fit, Seen, fit_error_head, see
+from face_align_env.pretrain.faces import DeviceFaces
+from face_align_env.pretrain.recipes import Data
+from rich.console import Console
+
+from face_align_env.aligner import FaceAligner
+from face_align_env.augmentation import Augmentation
+from face_align_env.crops import CROP_SIZE
+from face_align_env.datasets import REGISTRY, dataset_class
+from face_align_env.extras import needs
+from face_align_env.files import write_json
+from face_align_env.metrics import ReliabilityBin, reliability, spearman
+from face_align_env.networks.confidence import ErrorHead
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
+from face_align_env.networks.weights import file_digest, save_bundle
+from face_align_env.released import FOLDER, Release, find_release, load_networks
+
+with needs("plots", "A figure"):
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen is needed
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+NAMES = ("one look", "two looks")
+_MARK = " Confidence: "  # where a card's recipe goes on about the head
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Predicted and real errors of test faces.
+
+    :param looks: ``"one look"``, or ``"two looks"`` (with the mirrored one)
+    :param nme: mean NME, percent
+    :param predicted: mean predicted NME, percent
+    :param spearman: rank correlation of both
+    :param deviation: mean absolute difference of both, points of percent
+    :param bins: tenths of the faces, the surest first
+    """
+
+    looks: str
+    nme: float
+    predicted: float
+    spearman: float
+    deviation: float
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted and measured.
+
+    :param fit: how the head was fitted
+    :param reliabilities: of one look and of two
+    :param paths: the files that were written
+    """
+
+    fit: Fit
+    reliabilities: tuple[Reliability, ...]
+    paths: tuple[Path, ...]
+
+
+def calibrate(
+    weights: str | os.PathLike[str],
+    root: str | None = None,
+    views: int = 2,
+    seed: int = 0,
+    output: str | os.PathLike[str] | None = None,
+    weights_folder: str | os.PathLike[str] = FOLDER,
+    console: Console | None = None,
+) -> Calibration:
+    """Fit the head of a run or a release on its training faces, measure it on test faces, and store it.
+
+    :param weights: the folder of a run, which gets ``confidence.safetensors``; or the name of a release, whose file
+        gets the head and whose card is brought up to date
+    :param root: of the data, where it is not where the run found it; a release does not know where it is
+    :param views: random views of each training face
+    :param seed: of the views
+    :param output: folder of the figures of test faces, ``confidence.json``, ``.md`` and ``.png``; None: the run's, or
+        ``runs/NAME``
+    :param weights_folder: where releases are
+    :param console: where the table goes
+    :raises FileNotFoundError: the folder is not that of a run, or has no weights
+    :raises ValueError: there is no such release
+    :raises WeightsError: the release is damaged
+    :raises DatasetNotFoundError: the data is nowhere to be found
+    """
+    console = console or Console()
+    run = RunFolder(weights) if Path(weights).is_dir() else None
+    release = None if run is not None else find_release(os.fspath(weights), weights_folder)
+    if run is not None:
+        data, aligner = run.data(root), run.aligner(mirror=True)
+    else:
+        assert release is not None
+        data, aligner = _released(release, root)
+    train, test = (DeviceFaces(data.prepare(split), CROP_SIZE) for split in ("train", None))
+    num_landmarks = aligner.start.num_landmarks
+    head, fit = fit_error_head(see(aligner, train, Augmentation(), views, seed), num_landmarks)
+    told = (
+        f"ridge regression of log NME on d_T, {views} random views of each of the {len(train):,} training faces, "
+        f"penalty {fit.penalty:g}"
+    )
+    measured = tuple(measure(head, see(aligner, test)))
+    if run is not None:
+        written = [run.error_head]
+        head.save(run.error_head, {"fit": told})
+    else:
+        assert release is not None
+        written = [store(release, head, told)]
+    folder = Path(output or (run.path if run is not None else Path("runs") / str(weights)))
+    title = f"{test.prepared.dataset.name} {test.prepared.dataset.split}, {len(test)} faces"
+    left_out = f"Spearman on views that were left out {fit.spearman_one:.2f}, with the mirror {fit.spearman_two:.2f}"
+    table = reliability_table(measured, title, [f"the head: {told}", left_out])
+    console.print(table)
+    document = {
+        "dataset": test.prepared.dataset.name,
+        "split": test.prepared.dataset.split,
+        "num_faces": len(test),
+        "fit": asdict(fit),
+        "test": [asdict(each) for each in measured],
+    }
+    paths = [folder / "confidence.json", folder / "confidence.md"]
+    write_json(paths[0], document)
+    write_tables(paths[1], "Predicted and real errors", [table])
+    paths += write_figures({"confidence": reliability_figure(measured, title)}, folder / "figures")
+    return Calibration(fit, measured, (*written, *paths))
+
+
+def _released(release: Release, root: str | None) -> tuple[Data, FaceAligner]:
+    """The faces that a release has learnt from, and its aligner."""
+    card = release.card
+    options: dict[str, Any] = {} if card.data.boxes == "landmarks" else {"boxes": card.data.boxes}
+    name = "+".join(card.data.datasets)
+    if name in REGISTRY and dataset_class(name).generated:
+        options["size"] = card.data.datasets[name]
+    data = Data(name, root, card.landmarks, options or None)
+    gen, lrn = load_networks(release)
+    return data, FaceAligner(gen, lrn, card.alpha_2, margin=card.margin, mirror=True)
+
+
+def store(release: Release, head: ErrorHead, told: str) -> Path:
+    """Put a head into the file of a release, beside its networks, and say so on its card.
+
+    :param told: how it was fitted, in words
+    :return: the file
+    """
+    gen, lrn = load_networks(release)
+    parts: dict[str, GEN | LRN | ErrorHead] = {"gen": gen, "lrn": lrn, "confidence": head}
+    with tempfile.TemporaryDirectory(prefix=".release-", dir=release.path.parent) as temporary:
+        path = Path(temporary) / release.path.name
+        networks = {name: (asdict(network.config), network.state_dict()) for name, network in parts.items()}
+        save_bundle(path, networks, {"release": release.name}, half=True)
+        recipe = release.card.recipe.partition(_MARK)[0] + f"{_MARK}{told}."
+        card = replace(release.card, sha256=file_digest(path), recipe=recipe)
+        write_json(path.with_suffix(".json"), card.document())
+        load_networks(find_release(release.name, temporary))
+        for file in (path, path.with_suffix(".json")):
+            os.replace(file, release.path.parent / file.name)
+    return release.path
+
+
+def measure(head: ErrorHead, seen: Seen) -> Iterator[Reliability]:
+    """How well a head predicts the errors of test faces, without and with the mirrored look."""
+    first, second = torch.from_numpy(seen.histories.astype(np.float32))
+    predictions = head.one_look(first), head.two_looks(first, second, torch.from_numpy(seen.disagreement).float())
+    for name, prediction, errors in zip(NAMES, predictions, seen.errors[[0, 2]], strict=True):
+        predicted = prediction.double().numpy()
+        yield Reliability(
+            name,
+            float(errors.mean()),
+            float(predicted.mean()),
+            spearman(predicted, errors),
+            float(np.abs(predicted - errors).mean()),
+            tuple(reliability(predicted, errors)),
+        )
+
+
+def reliability_table(measured: Sequence[Reliability], title: str, notes: Sequence[str] = ()) -> Table:
+    """A row for each tenth of the faces.
+
+    :param measured: of one look and of two
+    :param title: above it
+    :param notes: under it
+    """
+    columns = ["faces, the surest first"]
+    for each in measured:
+        columns += [f"{each.looks}: predicted %", "NME %", "95 % interval"]
+    rows = []
+    for bins in zip(*(each.bins for each in measured), strict=True):
+        cells = [f"{bins[0].faces}"]
+        for part in bins:
+            cells += [number(part.predicted), number(part.real), f"{part.low:.2f} .. {part.high:.2f}"]
+        rows.append(tuple(cells))
+    summary = [
+        f"{each.looks}: NME {each.nme:.2f} %, predicted {each.predicted:.2f} %, Spearman {each.spearman:.2f}, mean "
+        f"deviation {each.deviation:.2f} points"
+        for each in measured
+    ]
+    return Table(title, tuple(columns), tuple(rows), (*summary, *notes))
+
+
+def reliability_figure(measured: Sequence[Reliability], title: str) -> Figure:
+    """Real over predicted errors, a point for each tenth of the faces, with 95 % intervals."""
+    figure, axes = plt.subplots(figsize=(4.8, 4.4), layout="constrained")
+    highest = max(part.high for each in measured for part in each.bins)
+    axes.plot([0, highest], [0, highest], color="0.7", linewidth=1, label="predicted = real")
+    for each, marker in zip(measured, "os", strict=True):
+        predicted, real = [part.predicted for part in each.bins], [part.real for part in each.bins]
+        bars = [p.real - p.low for p in each.bins], [p.high - p.real for p in each.bins]
+        label = f"{each.looks}, Spearman {each.spearman:.2f}"
+        axes.errorbar(predicted, real, bars, marker=marker, markersize=4, elinewidth=0.8, label=label)
+    axes.set(xlabel="predicted NME, %", ylabel="NME, %", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure

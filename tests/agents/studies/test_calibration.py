@@ -1,0 +1,95 @@
+"""face-align calibrate: runs and releases learn to predict the errors of their faces."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from face_align_env.agents.cli.app import app
+from face_align_env.agents.release import make_release
+from face_align_env.agents.run_config import RunConfig
+from face_align_env.agents.run_folder import RunFolder
+from face_align_env.agents.studies.calibration import calibrate
+from face_align_env.pretrain.recipes import Data
+from typer.testing import CliRunner
+from writers.release import METRIC
+
+from face_align_env.networks.confidence import ErrorHead
+from face_align_env.networks.gen import GEN, GENConfig
+from face_align_env.networks.lrn import LRN, LRNConfig
+from face_align_env.released import find_release, load_error_head, load_networks
+
+
+@pytest.fixture
+def micro_run(tmp_path: Path) -> Path:
+    """The folder of a run whose networks have learned nothing."""
+    folder = tmp_path / "micro"
+    torch.manual_seed(0)
+    GEN(GENConfig(29, 16, 4, 16), torch.linspace(60, 190, 58).view(29, 2)).save(RunFolder(folder).gen)
+    LRN(LRNConfig(29, encoder=((4, 10, 10, 1),), bottleneck=4)).save(RunFolder(folder).agent)
+    RunConfig(Data("synthetic", None, 29, {"size": 12}), preset="tiny", alpha_2=3.0).write(folder)
+    row = {key: METRIC[key] for key in ("method", "nme", "nme_low", "nme_high", "failure_rate", "iterations")}
+    document = {"dataset": "synthetic", "split": "test", "num_faces": 12, "rows": [row]}
+    (folder / "evaluation.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_a_run_learns_to_predict_its_errors(micro_run: Path) -> None:
+    crop = Data("synthetic", None, 29, {"size": 12}).prepare().crop(0)[None]
+    before = RunFolder(micro_run).aligner().refine(crop)
+    made = calibrate(micro_run, views=1)
+    names = ("confidence.safetensors", "confidence.json", "confidence.md", "figures/confidence.png")
+    assert made.paths == tuple(micro_run / name for name in names)
+    assert all(path.is_file() for path in made.paths)
+    document = json.loads((micro_run / "confidence.json").read_text())
+    assert (document["dataset"], document["split"], document["num_faces"]) == ("synthetic", "test", 12)
+    one, two = document["test"]
+    assert (one["looks"], two["looks"]) == ("one look", "two looks")
+    for each, mirror in ((one, False), (two, True)):
+        assert sum(part["faces"] for part in each["bins"]) == 12
+        aligner = RunFolder(micro_run).aligner(mirror=mirror)
+        faces = RunFolder(micro_run).data().prepare()
+        confidences = aligner.refine(np.stack([faces.crop(i) for i in range(12)])).confidences
+        assert each["predicted"] == pytest.approx(confidences.mean(), rel=1e-3)
+    after = RunFolder(micro_run).aligner().refine(crop)
+    assert before.confidences is None
+    assert after.confidences is not None
+    np.testing.assert_array_equal(after.trajectories, before.trajectories)
+
+
+def test_the_head_is_released_with_the_networks(micro_run: Path, tmp_path: Path) -> None:
+    without = make_release(micro_run, "micro-29", tmp_path / "a")
+    assert load_error_head(without) is None
+    calibrate(micro_run, views=1)
+    head = load_error_head(make_release(micro_run, "micro-29", tmp_path / "b"))
+    assert head is not None
+    for tensor, expected in zip(head.buffers(), ErrorHead.load(RunFolder(micro_run).error_head).buffers(), strict=True):
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
+
+
+def test_a_release_is_calibrated_and_keeps_its_networks(micro_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    before = make_release(micro_run, "micro-29", folder)
+    originals = load_networks(before)
+    for _ in range(2):  # a second time replaces the first
+        calibrate("micro-29", views=1, output=tmp_path / "figures", weights_folder=folder)
+        after = find_release("micro-29", folder)
+        assert load_error_head(after) is not None
+        assert after.card.recipe.startswith(before.card.recipe)
+        assert after.card.recipe.count("Confidence: ridge regression") == 1
+    for network, original in zip(load_networks(after), originals, strict=True):
+        for tensor, expected in zip(network.state_dict().values(), original.state_dict().values(), strict=True):
+            torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
+    assert sorted(path.name for path in folder.iterdir()) == ["micro-29.json", "micro-29.safetensors"]
+
+
+def test_the_command(micro_run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["calibrate", str(micro_run), "--views", "1", "--json"])
+    assert result.exit_code == 0, result.output
+    assert (micro_run / "confidence.safetensors").is_file()
+    result = CliRunner().invoke(app, ["calibrate", "nowhere-68"])
+    assert result.exit_code == 1
+    assert "no released weights 'nowhere-68'" in result.output
