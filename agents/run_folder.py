@@ -144,10 +144,11 @@ class RunFolder:
         :param mirror: look at each face twice
         :raises FileNotFoundError: it is not the folder of a run, or has no such weights yet
         """
+        alpha_2 = self.config.alpha_2
         return FaceAligner(
             GEN.load(self.gen),
             LRN.load(self.agent),
-            alpha_2=self.config.alpha_2,
+            alpha_2=alpha_2,
             device=device,
             dtype=dtype,
             mirror=mirror,
