@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 import torch
-from face_align_env.pretrain.faces import DeviceFaces
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.augmentation import Augmentation, Views
 from face_align_env.mdp import nme
 from face_align_env.metrics import spearman
 from face_align_env.networks.confidence import ErrorHead, ErrorHeadConfig, log_disagreement
+from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.progress import Progress
 
 PENALTIES = (10.0, 100.0, 1_000.0, 10_000.0)

@@ -11,14 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+
 from face_align_env.agents.evaluation.figures import write_figures
 from face_align_env.agents.evaluation.tables import Table, number, write_tables
 from face_align_env.agents.run_folder import RunFolder
-from face_align_env.pretrain.confidence import Fit, Seen, fit_error_head, see
-from face_align_env.pretrain.faces import DeviceFaces
-from face_align_env.pretrain.recipes import Data
-from rich.console import Console
-
 from face_align_env.aligner import FaceAligner
 from face_align_env.augmentation import Augmentation
 from face_align_env.crops import CROP_SIZE
@@ -30,6 +27,9 @@ from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest, save_bundle
+from face_align_env.pretrain.confidence import Fit, Seen, fit_error_head, see
+from face_align_env.pretrain.faces import DeviceFaces
+from face_align_env.pretrain.recipes import Data
 from face_align_env.released import FOLDER, Release, find_release, load_networks
 
 with needs("plots", "A figure"):

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from face_align_env.pretrain.confidence import FOLDS, Seen, fit_error_head, see
-from face_align_env.pretrain.faces import DeviceFaces
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.augmentation import Augmentation
 from face_align_env.mdp import nme
 from face_align_env.metrics import spearman
 from face_align_env.networks.confidence import ErrorHead, log_disagreement
+from face_align_env.pretrain.confidence import FOLDS, Seen, fit_error_head, see
+from face_align_env.pretrain.faces import DeviceFaces
 
 
 def seen_faces(noise: float, n: int = 4000, hidden: int = 8, seed: int = 0) -> Seen:

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
+from writers.release import METRIC
+
 from face_align_env.agents.cli.app import app
 from face_align_env.agents.release import make_release
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.calibration import calibrate
-from face_align_env.pretrain.recipes import Data
-from typer.testing import CliRunner
-from writers.release import METRIC
-
 from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
+from face_align_env.pretrain.recipes import Data
 from face_align_env.released import find_release, load_error_head, load_networks
 
 
