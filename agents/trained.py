@@ -82,7 +82,7 @@ def load_agent(
 
     :param algorithm: ``"ppo"``, ...
     :param task: a registered id, ``"FaceAlign/Features19-v0"``
-    :param env: what it shall learn on; None: ``gym.make(task)``
+    :param env: what it learns on; None: ``gym.make(task)``
     :param folder: where the agents are
     :raises ValueError: there is no such agent, or its file is not the one that the card describes
     """

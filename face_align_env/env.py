@@ -42,7 +42,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     others take two steps.
 
     Pixels are kept, rather than [-1, 1], because Eq. 3 and exploration noise speak pixels;
-    `gymnasium.wrappers.RescaleAction` serves who wants [-1, 1].
+    `gymnasium.wrappers.RescaleAction` gives [-1, 1] to those who want it.
 
     ## Observation Space
 
@@ -145,7 +145,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     | `alpha_2`         | **float**                    | `None`        | Eq. 3's bound on the action, pixels per landmark; None: Table 2's value for the dataset (3.0 on 300W) |
     | `beta_1`          | **float**                    | `0.03`        | Eq. 4: the relative reduction of NME that earns +1                 |
     | `beta_2`          | **float**                    | `-0.02`       | Eq. 4: the relative reduction at or below which it costs -1        |
-    | `max_iterations`  | **int**                      | `10`          | Length of an episode at most                                       |
+    | `max_iterations`  | **int**                      | `10`          | Most actions in an episode                                         |
     | `reward`          | **str**                      | `"paper"`     | `"paper"`, `"dense"` or `"shaped"`, see Rewards                    |
     | `iteration_cost`  | **float**                    | `0.0`         | Taken from every reward                                            |
     | `shaping_gamma`   | **float**                    | `0.9`         | `"shaped"`: the agent's discount, Table 2's                        |
@@ -168,7 +168,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     Landmarks that a dataset marks as not annotated do not count in Eq. 2; occluded ones count, as in the published
     protocols (see `FaceDataset`).
 
-    `FaceAlign-v0` is this environment with every keyword at its default. Results that others shall compare name one of
+    `FaceAlign-v0` is this environment with every keyword at its default. Results that are meant to be compared name one of
     the fixed tasks of `face_align_env.tasks`, such as `FaceAlign/Synthetic19-v0`.
 
     ## Vectorized environment

@@ -225,7 +225,7 @@ def load_card(path: str | os.PathLike[str]) -> Card:
 def load_gen(release: Release, device: str | torch.device = "cpu") -> GEN:
     """The GEN of a release, in evaluation mode.
 
-    :param device: where it shall live
+    :param device: where it lives
     :raises WeightsError: the file is not the one that the card describes
     """
     from face_align_env.networks.gen import GEN
@@ -239,7 +239,7 @@ def load_gen(release: Release, device: str | torch.device = "cpu") -> GEN:
 def load_networks(release: Release, device: str | torch.device = "cpu") -> tuple[GEN, LRN]:
     """Both networks of a release, in evaluation mode.
 
-    :param device: where they shall live
+    :param device: where they live
     :raises WeightsError: the file is not the one that the card describes
     """
     from face_align_env.networks.lrn import LRN
@@ -258,7 +258,7 @@ def load_networks(release: Release, device: str | torch.device = "cpu") -> tuple
 def load_error_head(release: Release, device: str | torch.device = "cpu") -> ErrorHead | None:
     """What predicts the error of a face; None where the release has no such head.
 
-    :param device: where it shall live
+    :param device: where it lives
     :raises WeightsError: the file is not the one that the card describes
     """
     from face_align_env.networks.confidence import ErrorHead

@@ -176,7 +176,7 @@ def rebuild(
     :param make: from the configuration to the network with fresh weights
     :param path: see :func:`load_weights`
     :param network: see :func:`load_weights`
-    :param device: where it shall live
+    :param device: where it lives
     :raises FileNotFoundError: there is no such file
     :raises WeightsError: the file is damaged, holds something else, or its configuration and tensors do not fit
     """
