@@ -14,6 +14,7 @@ from face_align_env.agents.cli.benchmark import benchmark, benchmark_report, com
 from face_align_env.agents.cli.collect import collect
 from face_align_env.agents.cli.data import data_app
 from face_align_env.agents.cli.examples import epilog
+from face_align_env.agents.cli.export import export
 from face_align_env.agents.cli.options import console
 from face_align_env.agents.cli.photos import align, track
 from face_align_env.agents.cli.studies import (
@@ -81,7 +82,7 @@ def _complain(text: str) -> None:
 
 # The commands in the order of the help, by what they are for.
 GROUPS: dict[str, tuple[Any, ...]] = {
-    "Photos": (align, track),
+    "Photos": (align, track, export),
     "Data": (data_app, collect),
     "Training": (run, pretrain_app, train),
     "Study of a run": (evaluate, robustness, tradeoff, ablate, calibrate, summarize, watch, release),

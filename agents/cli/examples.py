@@ -11,6 +11,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "track clip.mp4 --video tracked.mp4 --csv faces.csv --smooth",
         "track 0 --json faces.json --max-frames 300",
     ),
+    "export": (
+        "export 300w-68 --output 300w-68.onnx",
+        "export runs/demo --input crop --output demo.onnx",
+    ),
     "run": (
         "run --dataset synthetic --option size=600 --preset tiny --name demo",
         "run --dataset 300w --root path/to/300w --seeds 3",

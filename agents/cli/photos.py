@@ -170,15 +170,23 @@ def make_aligner(weights: str, device: str, detector: str, min_face: float | Non
     :raises ValueError: there are no such weights or no such detector, or an option does not go with the detector
     :raises DetectorNotFoundError: this OpenCV cannot run the detector
     """
+    finds = _detector(detector, min_face)
+    aligner = load_aligner(weights, device, mirror)
+    aligner.detector = finds
+    return aligner
+
+
+def load_aligner(weights: str, device: str = "cpu", mirror: bool = False) -> FaceAligner:
+    """The aligner of released weights, or of the folder of a run.
+
+    :raises ValueError: there are no such weights
+    """
     from face_align_env.agents.run_folder import RunFolder
     from face_align_env.aligner import FaceAligner
 
-    finds = _detector(detector, min_face)
     if Path(weights).is_dir():
-        aligner = RunFolder(weights).aligner(device, mirror=mirror)
-        aligner.detector = finds
-        return aligner
-    return FaceAligner.from_pretrained(weights, device=device, detector=finds, mirror=mirror)
+        return RunFolder(weights).aligner(device, mirror=mirror)
+    return FaceAligner.from_pretrained(weights, device=device, mirror=mirror)
 
 
 def _detector(name: str, min_face: float | None) -> Detector:

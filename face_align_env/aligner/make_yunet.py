@@ -6,7 +6,7 @@
 
 libfacedetection is Shiqi Yu's YuNet (W. Wu, H. Peng, S. Yu, "YuNet: A Tiny Millisecond-level Face Detector", 2023),
 compiled, under the 3-clause BSD licence (``models/LICENSE.yunet``). The graph has the inputs and outputs that OpenCV's
-``FaceDetectorYN`` expects. Needs the extra ``onnx``; nothing else of this project uses this file.
+``FaceDetectorYN`` expects. Needs the extra ``export``; nothing else of this project uses this file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from face_align_env.aligner.onnx_graph import Graph
 from face_align_env.extras import needs
 from face_align_env.files import write_bytes
 
@@ -63,23 +64,12 @@ def parameters(library: bytes) -> Tensors:
     return tensors
 
 
-class _Graph:
-    """Nodes and constants of the network under construction."""
+class _Network(Graph):
+    """The network under construction."""
 
     def __init__(self, tensors: Tensors) -> None:
-        self.tensors, self.nodes, self.constants = tensors, [], []  # type: ignore[var-annotated]
-
-    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        from onnx import helper
-
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    def constant(self, name: str, values: npt.NDArray[Any]) -> str:
-        from onnx import numpy_helper
-
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
+        super().__init__()
+        self.tensors = tensors
 
     def convolution(self, source: str, name: str, shape: tuple[int, ...], **attributes: Any) -> str:
         bias = self.tensors[f"{name}_bias"]
@@ -99,11 +89,11 @@ class _Graph:
 
 def build(tensors: Tensors) -> bytes:
     """The network as an ONNX file: ``input`` (1, 3, H, W) BGR 0..255, H and W multiples of 32."""
-    with needs("onnx", "The making of an ONNX file"):
+    with needs("export", "The making of an ONNX file"):
         import onnx
         from onnx import TensorProto, helper
 
-    graph = _Graph(tensors)
+    graph = _Network(tensors)
     stem = graph.convolution("input", STEM, (3, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2])
     x = graph.pool(graph.separable(graph.add("Relu", [stem], "stem_relu"), "backbone__model0_dp"))
     levels = []
