@@ -8,6 +8,8 @@ There are two kinds of files:
 ``"crop"``
     ``crops`` (N, 256, 256, 3) uint8 RGB -> ``landmarks`` (N, K, 2) float32, pixels of the crop, and ``iterations``
 
+Where the aligner predicts errors, there is a third output, ``confidence`` (N,) float32, see ``Alignment.confidence``.
+
 The graph follows :mod:`face_align_env.crops`, :mod:`face_align_env.patches` and :mod:`face_align_env.networks.cascade`
 line by line, down to how OpenCV rounds pixels. What remains is the rounding of sums, less than 1e-4 pixels of the crop;
 where a landmark lies so near to the border of a pixel that this moves its patch by one, some tenths of a pixel follow.
@@ -34,6 +36,7 @@ from face_align_env.crops import CROP_SIZE
 from face_align_env.extras import needs
 from face_align_env.files import write_bytes
 from face_align_env.mdp import HISTORY_SIZE
+from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN, PixelConv2d
 
@@ -57,10 +60,12 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
     :param kind: ``"photo"`` or ``"crop"``, see this module
     :param metadata: goes into the file's ``metadata_props``, each value as text or JSON
     :raises ValueError: there is no such kind
-    :raises ExportError: the aligner's weights are in another type than float32
+    :raises ExportError: the aligner looks at mirrored faces, or its weights are in another type than float32
     :raises MissingExtraError: ``onnx`` is not installed
     """
     check_choice("kind", kind, KINDS)
+    if aligner.mirror:
+        raise ExportError("An aligner that looks at mirrored faces as well (mirror=True) cannot be exported.")
     for network in (aligner.start, aligner.lrn):
         for parameter in () if network is None else network.parameters():
             if str(parameter.dtype) != "torch.float32":
@@ -80,16 +85,22 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
         crops = "crops"
         inputs = [("crops", np.uint8, ("faces", CROP_SIZE, CROP_SIZE, 3))]
     landmarks = _start(graph, aligner.start, crops)
+    history = None
     if aligner.lrn is None:
         iterations = graph.op("Expand", np.int64(0), graph.axis(graph.side(crops, 0), 0))
     else:
-        landmarks, iterations = _cascade(graph, aligner.lrn, crops, landmarks, aligner.alpha_2, aligner.max_iterations)
+        landmarks, history, iterations = _cascade(
+            graph, aligner.lrn, crops, landmarks, aligner.alpha_2, aligner.max_iterations
+        )
     if kind == "photo":
         in_crop = graph.op("Sub", graph.cast(landmarks, np.float64), graph.axis(shift, 1))
         landmarks = graph.cast(graph.op("Div", in_crop, graph.axis(graph.axis(scale, 1), 1)), np.float32)
     graph.add("Identity", [landmarks], "landmarks")
     graph.add("Identity", [iterations], "iterations")
     outputs: list[Named] = [("landmarks", np.float32, ("faces", k, 2)), ("iterations", np.int64, ("faces",))]
+    if aligner.error_head is not None and history is not None:
+        _confidence(graph, aligner.error_head, history)
+        outputs.append(("confidence", np.float32, ("faces",)))
     made = graph.made(f"face-align-{kind}", inputs, outputs)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR)
     model.producer_name, model.doc_string = "face-align-env", __doc__ or ""
@@ -230,8 +241,8 @@ def _adaptive_means(size: int) -> npt.NDArray[np.float32]:
 
 def _cascade(
     graph: Graph, lrn: LRN, crops: str, x_0: str, alpha_2: float | None, max_iterations: int
-) -> tuple[str, str]:
-    """(N, K, 2) x_T and (N,) int64 iterations: LRN in a loop, on the faces that Eq. 3 has not stopped."""
+) -> tuple[str, str, str]:
+    """(N, K, 2) x_T, (N, 512) d_T and (N,) int64 iterations: LRN in a loop, on the faces that Eq. 3 has not stopped."""
     k, faces = lrn.num_landmarks, graph.axis(graph.side(crops, 0), 0)
     pixels = graph.reshape(crops, -1, 3)
     history = graph.op("Expand", np.float32(0), graph.op("Concat", faces, np.array([HISTORY_SIZE]), axis=0))
@@ -273,7 +284,7 @@ def _cascade(
     any_face = graph.op("Greater", graph.op("Squeeze", faces, np.array([0])), np.int64(0))
     limit = graph.constant(graph.new_name("limit"), np.array(max_iterations))
     graph.several("Loop", [limit, any_face, x_0, history, iterations, going], outputs, body=loop)
-    return outputs[0], outputs[2]
+    return outputs[0], outputs[1], outputs[2]
 
 
 def _patches(graph: Graph, pixels: str, faces: str, x: str, size: int) -> str:
@@ -303,3 +314,9 @@ def _remember(graph: Graph, lrn: LRN, patches: str, d: str) -> str:
     features = _layers(graph, trunk.encoder, patches)
     features = graph.reshape(features, -1, trunk.recurrent.in_features - lrn.config.hidden)
     return graph.op("Tanh", _linear(graph, trunk.recurrent, graph.op("Concat", features, d, axis=1)))
+
+
+def _confidence(graph: Graph, head: ErrorHead, history: str) -> None:
+    """The output ``confidence``: what the head predicts from d_T."""
+    logarithm = graph.op("Add", graph.op("MatMul", history, _numpy(head.state)), _numpy(head.offset))
+    graph.add("Exp", [logarithm], "confidence")

@@ -16,6 +16,7 @@ import torch
 from face_align_env.aligner import FaceAligner, export, make_yunet, yunet
 from face_align_env.datasets import load_dataset
 from face_align_env.networks.cascade import MeanStart
+from face_align_env.networks.confidence import ErrorHead, ErrorHeadConfig
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
 
@@ -60,6 +61,20 @@ def test_crops_get_the_landmarks_of_torch_and_each_its_own_iterations(name: str,
     assert (iterations == expected).sum() >= FACES - 1
     assert len(set(iterations)) > 1, "faces stop at different times"
     assert_as_torch(landmarks, last(trajectories, expected))
+
+
+def test_confidences_are_those_of_torch(faces: list[Any], gen: GEN, new_lrn: Callable[..., LRN]) -> None:
+    head = ErrorHead(ErrorHeadConfig())
+    head.state.copy_(torch.linspace(-0.2, 0.2, 512))
+    head.offset.fill_(1.5)
+    aligner = FaceAligner(gen, new_lrn(gain=30.0), error_head=head)
+    crops = crops_of(aligner, faces[:6])
+    expected = aligner.refine(crops).confidences
+    assert expected is not None
+    session = onnxruntime.InferenceSession(export.build(aligner, "crop"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["confidence"], {"crops": crops})
+    assert np.ptp(expected) > 0
+    assert np.median(np.abs(found / expected - 1)) < 1e-4
 
 
 @pytest.mark.parametrize("zoom", [0.4, 1, 2.3])
@@ -163,6 +178,8 @@ def test_what_cannot_be_exported_is_said(
         export.build(aligner, "video")
     with pytest.raises(export.ExportError, match=r"float32 are exported, these are in torch\.bfloat16"):
         export.build(FaceAligner(gen, new_lrn(), dtype=torch.bfloat16))
+    with pytest.raises(export.ExportError, match="mirror=True"):
+        export.build(FaceAligner(gen, new_lrn(), mirror=True))
     monkeypatch.setattr(export, "differences", lambda *_: np.full(8, 0.5))
     with pytest.raises(export.ExportError, match=r"by 0\.5 pixels\): nothing was written"):
         export.write(aligner, tmp_path / "aligner.onnx")
