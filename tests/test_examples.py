@@ -169,6 +169,26 @@ def test_align_photo_without_a_run_says_how_to_get_one(run: Run, tmp_path: Path)
         run("align_photo", "--run", tmp_path / "none", "--output", tmp_path)
 
 
+def test_onnx_only_needs_no_more_than_a_file_of_export(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    from face_align_env.aligner import FaceAligner, export
+    from face_align_env.datasets import load_dataset
+
+    aligner = FaceAligner.from_pretrained("300w-19")
+    (tmp_path / "19.onnx").write_bytes(export.build(aligner))
+    face = load_dataset("synthetic", "test", size=3)[2]  # that the cascade finds
+    cv2.imwrite(str(tmp_path / "face.png"), face.image[:, :, ::-1])
+    files = (tmp_path / "19.onnx", tmp_path / "face.png", "--output", tmp_path / "aligned.png")
+    (expected,) = aligner(face.image, np.float32(face.box))
+    x, y = expected.landmarks[0]
+    assert run("onnx_only", *files, "--box", *face.box.tolist()) == [
+        f"face 0: 19 landmarks, {expected.iterations} iterations, the first at ({x:.1f}, {y:.1f})",
+        f"1 faces: {tmp_path / 'aligned.png'}",
+    ]
+    assert (cv2.imread(str(tmp_path / "aligned.png")) != face.image[:, :, ::-1]).any()
+    assert len(run("onnx_only", *files)) == 2
+
+
 def test_compare_peers_puts_dlib_beside_the_run(run: Run, tmp_path: Path, micro_run: Path) -> None:
     pytest.importorskip("dlib")
     (micro_run / "config.json").unlink()
