@@ -13,6 +13,7 @@ from rich.console import Console
 from face_align_env.agents.benchmark.algorithms import check_updates, find_algorithm, is_policy, load_algorithm
 from face_align_env.agents.benchmark.arena import GEN_FILE, LRN_FILE, open_arena
 from face_align_env.agents.benchmark.baselines import run_baselines
+from face_align_env.agents.benchmark.cluster import run_on_cluster
 from face_align_env.agents.benchmark.report import report_folder
 from face_align_env.agents.benchmark.schedule import default_workers, run_trials, why_failed
 from face_align_env.agents.benchmark.settings import BenchmarkSettings, trial_keys
@@ -49,6 +50,7 @@ def benchmark(
     seeds: int,
     pretraining: Pretraining | None = None,
     workers: int | None = None,
+    cluster: str | None = None,
     command: str = "face-align benchmark",
     console: Console | None = None,
 ) -> bool:
@@ -64,13 +66,15 @@ def benchmark(
     :param seeds: how many, from 0 on
     :param pretraining: where GEN and the pretrained LRN come from
     :param workers: processes at a time; None: see :func:`~face_align_env.agents.benchmark.schedule.default_workers`
+    :param cluster: the Ray cluster whose nodes train, see :func:`~face_align_env.agents.benchmark.cluster.connected`;
+        None: this machine's processes
     :param command: for the report
     :param console: where to say what happens
     :return: whether every trial is complete
     :raises ValueError: an unknown algorithm or start, an algorithm that would never be updated, no workers, or the
         folder belongs to another benchmark
     :raises FolderInUseError: another process works in the folder
-    :raises ModuleNotFoundError: a package or module of an algorithm is not there
+    :raises ModuleNotFoundError: a package or module of an algorithm is not there, or Ray for a cluster
     """
     console = console or Console()
     folder = Path(folder)
@@ -94,11 +98,12 @@ def benchmark(
         workers = workers or default_workers()
         console.print(
             f"Benchmark in {folder}: {len(keys)} trainings of {settings.timesteps:,} transitions on "
-            f"{settings.task or settings.data.dataset}, {workers} at a time.",
+            f"{settings.task or settings.data.dataset}, "
+            f"{f'{workers} at a time' if cluster is None else f'on the cluster {cluster}'}.",
             highlight=False,
         )
         run_baselines(arena, functions, seeds)
-        failed = run_trials(folder, keys, workers)
+        failed = run_trials(folder, keys, workers) if cluster is None else run_on_cluster(folder, keys, cluster)
         for table in report_folder(folder, command):
             console.print(table)
         for key in failed:

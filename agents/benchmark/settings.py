@@ -22,6 +22,7 @@ networks that see patches."""
 
 ACTIONS = ("modes", "landmarks")
 INITIALIZERS = ("gen", "mean")
+CONFIG = "config.json"  # in a benchmark's folder
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class BenchmarkSettings(Settings):
         :raises FileNotFoundError: it is no benchmark's folder
         :raises ValueError: its settings are damaged
         """
-        path = Path(folder) / "config.json"
+        path = Path(folder) / CONFIG
         values = read_json(path) if path.is_file() else None
         if not isinstance(values, dict) or "lrn_sha256" not in values:
             raise FileNotFoundError(f"'{folder}' is no folder of a benchmark. Make one: face-align benchmark")
@@ -122,7 +123,7 @@ class BenchmarkSettings(Settings):
 
         :raises ValueError: the folder belongs to a benchmark with other settings
         """
-        path = Path(folder) / "config.json"
+        path = Path(folder) / CONFIG
         if path.is_file():
             require_same(folder, BenchmarkSettings.read(folder).document(), self.document())
         else:

@@ -286,21 +286,36 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def main() -> None:
-    """Run one trial; what goes wrong is in its ``error.txt``."""
-    folder, algorithm, start, seed, *options = sys.argv[1:]
-    if END_WITH_PARENT in options:
-        _end_with_parent()
+def attempt_trial(folder: str | os.PathLike[str], key: TrialKey) -> BaseException | None:
+    """Run one trial with the threads that $OMP_NUM_THREADS allows.
+
+    :return: what went wrong, which its ``error.txt`` holds as well; None: nothing
+    :raises FolderInUseError: another process trains it
+    """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    key = TrialKey(algorithm, start, int(seed))
     try:
         run_trial(folder, key)
-    except FolderInUseError as error:
-        raise SystemExit(f"{key}: {error}") from error  # the folder is another's
+    except FolderInUseError:
+        raise  # the folder is another's
     except BaseException as error:
         own = trial_folder(folder, key)
         own.mkdir(parents=True, exist_ok=True)
         write_bytes(own / ERROR, traceback.format_exc().encode())
+        return error
+    return None
+
+
+def main() -> None:
+    """Run one trial in a process of its own."""
+    folder, algorithm, start, seed, *options = sys.argv[1:]
+    if END_WITH_PARENT in options:
+        _end_with_parent()
+    key = TrialKey(algorithm, start, int(seed))
+    try:
+        error: BaseException | None = attempt_trial(folder, key)
+    except FolderInUseError as in_use:
+        error = in_use
+    if error is not None:
         raise SystemExit(f"{key}: {error}") from error
 
 

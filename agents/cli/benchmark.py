@@ -48,6 +48,13 @@ def benchmark(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Trainings at a time; default: by cores and memory.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on a Ray cluster: local (this machine's cores), auto (the cluster that it is a node of), or "
+            "the head's address."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The folder is runs/NAME; default: benchmark-DATASET.")] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Resume from checkpoints that no training of yours has written, too.")
@@ -60,6 +67,8 @@ def benchmark(
     starts = list(start or (["policy", "features"] if settings.task is None else ["scratch"]))
     if from_scratch and "scratch" not in starts:
         starts.append("scratch")
+    if workers is not None and cluster is not None:
+        raise SettingError("workers", "--workers", "is for this machine's processes; a cluster has its own.")
     if trust:
         os.environ[TRUST] = "1"  # for the trials, which are processes of their own
     settings.check(algorithms)
@@ -74,6 +83,7 @@ def benchmark(
         seeds,
         benchmarks.Pretraining(run, gen_epochs, lrn_epochs),
         workers,
+        cluster,
         shlex.join(["face-align", *sys.argv[1:]]),
         console,
     )
