@@ -50,7 +50,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
 
     | Key       | Space                              | Meaning                                                            |
     |-----------|------------------------------------|--------------------------------------------------------------------|
-    | `patches` | `Box(0, 255, (K, 30, 30, 3), uint8)` | p_t: RGB windows around the landmarks of x_t; beyond the crop its border is repeated |
+    | `patches` | `Box(0, 255, (K, 30, 30, 3), uint8)` | p_t: RGB windows around the landmarks of x_t; beyond the crop its border is repeated; not with `observe_patches=False` |
     | `history` | `Box(-1, 1, (512,), float32)`      | d_t: the latest actions divided by `action_limit`, newest first, cut off at 512 numbers, zeros where there are none yet |
     | `time_left` | `Box(0, 1, (1,), float32)`       | only with `observe_time`: the share of `max_iterations` that is left, on which the -10 depends |
     | `residual` | `Box(-inf, inf, (2K,), float32)`  | only with `observe_residual`: x^ - x_t, pixels, for tests of algorithms without vision; photos have no such observation |
@@ -156,6 +156,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     | `margin`          | **float**                    | `None`        | Margin around a face's box, a fraction of its side; None: 0.15     |
     | `augment`         | **bool**, `Augmentation`, **dict** | `False` | Random views of the faces; a dict has the values of an `Augmentation` |
     | `learned_history` | **bool**                     | `False`       | The policy writes d_t; see Observation Space                       |
+    | `observe_patches` | **bool**                     | `True`        | The observation has `patches`; otherwise no image is read          |
     | `observe_time`    | **bool**                     | `False`       | The observation has `time_left`                                    |
     | `observe_residual` | **bool**                    | `False`       | The observation has `residual`                                     |
     | `device`          | **str**                      | `"cpu"`       | Where GEN runs                                                     |
@@ -217,6 +218,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
         margin: float | None = None,
         augment: bool | Augmentation | Mapping[str, Any] = False,
         learned_history: bool = False,
+        observe_patches: bool = True,
         observe_time: bool = False,
         observe_residual: bool = False,
         device: str = "cpu",
@@ -247,6 +249,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
             margin=margin,
             augment=augment,
             learned_history=learned_history,
+            observe_patches=observe_patches,
             observe_time=observe_time,
             observe_residual=observe_residual,
             device=device,

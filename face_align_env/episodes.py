@@ -79,7 +79,8 @@ class EpisodeBatch:
     :ivar begun: (N,) bool, whether there is an episode in the slot; the rest means nothing where there is none
     :ivar index: (N,) int64, the face
     :ivar view_seed: (N,) int64, with ``index`` it identifies the crop
-    :ivar padded: (N, 256 + 2p, 256 + 2p, 3) uint8, the crops with a border of the patch size p
+    :ivar padded: (N, 256 + 2p, 256 + 2p, 3) uint8, the crops with a border of the patch size p; (0, ...) where no
+        patches are observed
     :ivar ground_truth: (N, K, 2) float32, crop pixels
     :ivar d: (N,) float64, Eq. 2's normalising distance, crop pixels
     :ivar counted: (N, K) bool, the landmarks that Eq. 2 counts
@@ -100,7 +101,7 @@ class EpisodeBatch:
         self.begun = np.zeros(n, dtype=np.bool_)
         self.index = np.zeros(n, dtype=np.int64)
         self.view_seed = np.zeros(n, dtype=np.int64)
-        self.padded = np.zeros((n, side, side, 3), dtype=np.uint8)
+        self.padded = np.zeros((n if task.observe_patches else 0, side, side, 3), dtype=np.uint8)
         self.ground_truth = np.zeros((n, k, 2), dtype=np.float32)
         self.d = np.ones(n, dtype=np.float64)
         self.counted = np.ones((n, k), dtype=np.bool_)
@@ -124,29 +125,41 @@ class EpisodeBatch:
         """
         self.begun[slots] = False
         index, seed = np.asarray(indices, dtype=np.int64), np.asarray(seeds, dtype=np.int64)
-        p, everywhere = self.task.patch_size, len(index) == len(self.index)
-        padded = self.padded if everywhere else np.empty((len(index), *self.padded.shape[1:]), dtype=np.uint8)
-        # The crops are made where they stay. Whoever gives x_0 gets his own: these change with the next episode.
-        faces = self.task.source.batch(index, seed, out=inner(padded, p))
-        crops = faces.crops if isinstance(self.task.initializer, MeanShape) else faces.crops.copy()
+        ground_truth, d, counted = self.task.source.annotations(index, seed)
+        crops = self._make_crops(slots, index, seed)
         x_0 = np.asarray(self.task.initializer(crops), dtype=np.float32)
-        if x_0.shape != faces.landmarks.shape or not np.isfinite(x_0).all():
+        if x_0.shape != ground_truth.shape or not np.isfinite(x_0).all():
             raise ValueError(
-                f"The initializer must give finite shapes {faces.landmarks.shape}, in pixels of the crop; "
+                f"The initializer must give finite shapes {ground_truth.shape}, in pixels of the crop; "
                 f"it gave {x_0.shape}{'' if np.isfinite(x_0).all() else ' with values that are not finite'}."
             )
         self.index[slots], self.view_seed[slots] = index, seed
-        pad_in_place(padded, p)
-        if not everywhere:
-            self.padded[slots] = padded
-        self.ground_truth[slots], self.d[slots], self.counted[slots] = faces.landmarks, faces.d, faces.counted
+        self.ground_truth[slots], self.d[slots], self.counted[slots] = ground_truth, d, counted
         self.x_0[slots] = self.x[slots] = self.x_previous[slots] = x_0
         self.history[slots] = 0
-        nme_0 = mdp.nme(x_0, faces.landmarks, faces.d, faces.counted)
+        nme_0 = mdp.nme(x_0, ground_truth, d, counted)
         self.nme[slots] = self.initial_nme[slots] = nme_0
         self.t[slots] = 0
         self.last_reward[slots] = 0
         self.begun[slots] = True
+
+    def _make_crops(
+        self, slots: Slots, index: npt.NDArray[np.int64], seed: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.uint8]:
+        """Fill ``padded``, where patches are observed, and return what the initializer sees."""
+        p, source = self.task.patch_size, self.task.source
+        looks = not isinstance(self.task.initializer, MeanShape)
+        if not self.task.observe_patches:
+            return source.crops(index, seed) if looks else np.empty((len(index), 0, 0, 3), dtype=np.uint8)
+        everywhere = len(index) == len(self.index)
+        padded = self.padded if everywhere else np.empty((len(index), *self.padded.shape[1:]), dtype=np.uint8)
+        # The crops are made where they stay. Whoever gives x_0 gets his own: these change with the next episode.
+        crops = source.crops(index, seed, out=inner(padded, p))
+        seen = crops.copy() if looks else crops
+        pad_in_place(padded, p)
+        if not everywhere:
+            self.padded[slots] = padded
+        return seen
 
     def advance(self, slots: Slots, actions: npt.NDArray[np.float32]) -> Outcome:
         """One iteration: from s_t and a_t to s_{t+1} and its reward.
@@ -201,14 +214,15 @@ class EpisodeBatch:
     def observations(self, slots: Slots = ALL, out: npt.NDArray[np.uint8] | None = None) -> dict[str, npt.NDArray[Any]]:
         """s_t of each slot: ``patches`` (M, K, p, p, 3) uint8, ``history`` (M, 512) float32, and what else is observed.
 
+        Without ``observe_patches`` there are none.
+
         :param out: the array to fill with the patches; None: a new one. All else is new.
         """
-        p = self.task.patch_size
-        faces = None if isinstance(slots, slice) else slots
-        found: dict[str, npt.NDArray[Any]] = {
-            "patches": extract_patches(self.padded, self.x[slots], p, faces, out),
-            "history": self.history[slots].copy(),
-        }
+        found: dict[str, npt.NDArray[Any]] = {}
+        if self.task.observe_patches:
+            faces = None if isinstance(slots, slice) else slots
+            found["patches"] = extract_patches(self.padded, self.x[slots], self.task.patch_size, faces, out)
+        found["history"] = self.history[slots].copy()
         if self.task.observe_time:
             left = 1 - self.t[slots] / self.task.parameters.max_iterations
             found["time_left"] = left[:, None].astype(np.float32)
@@ -232,17 +246,18 @@ class EpisodeBatch:
         """Picture of one slot's state, (512, 512, 3) uint8 RGB; see :func:`face_align_env.rendering.draw_state`."""
         from face_align_env.rendering import draw_state
 
-        p = self.task.patch_size
+        one = slice(slot, slot + 1)
+        crop = self.task.source.crops(self.index[one], self.view_seed[one])[0]
         caption = f"t = {self.t[slot]}   NME {100 * self.nme[slot]:.2f} %"
         if self.t[slot]:
             caption += f"   reward {self.last_reward[slot]:+.{0 if self.task.parameters.reward == 'paper' else 2}f}"
         return draw_state(
-            self.padded[slot, p:-p, p:-p],
+            crop,
             self.task.source.prepared.scheme,
             x_t=self.x[slot],
             x_0=self.x_0[slot],
             ground_truth=self.ground_truth[slot],
-            patch_size=p,
+            patch_size=self.task.patch_size,
             caption=caption,
             annotated=self.counted[slot],
         )

@@ -108,6 +108,7 @@ class Task:
     :param action_limit: largest increment of a coordinate in one iteration, pixels
     :param patch_size: side of a patch, pixels
     :param learned_history: whether the policy writes d_t, as the second part of its action
+    :param observe_patches: whether the observation has patches; otherwise no crop is made of the face
     :param observe_time: whether the observation says which share of the iterations is left
     :param observe_residual: whether the observation says where the ground truth is
     :param keywords: that it was made of
@@ -121,6 +122,7 @@ class Task:
     action_limit: float
     patch_size: int
     learned_history: bool
+    observe_patches: bool
     observe_time: bool
     observe_residual: bool
     keywords: Keywords
@@ -147,11 +149,11 @@ class Task:
     @property
     def observation_space(self) -> spaces.Dict:
         """The paper's s_t = (p_t, d_t), and the time left where it is observed."""
-        shape = (self.num_landmarks, self.patch_size, self.patch_size, 3)
-        parts: dict[str, spaces.Space[Any]] = {
-            "patches": spaces.Box(0, 255, shape, np.uint8),
-            "history": spaces.Box(-1.0, 1.0, (HISTORY_SIZE,), np.float32),
-        }
+        parts: dict[str, spaces.Space[Any]] = {}
+        if self.observe_patches:
+            shape = (self.num_landmarks, self.patch_size, self.patch_size, 3)
+            parts["patches"] = spaces.Box(0, 255, shape, np.uint8)
+        parts["history"] = spaces.Box(-1.0, 1.0, (HISTORY_SIZE,), np.float32)
         if self.observe_time:
             parts["time_left"] = spaces.Box(0.0, 1.0, (1,), np.float32)
         if self.observe_residual:
@@ -199,6 +201,7 @@ class Keywords:
     margin: float | None = None
     augment: bool | Augmentation | Mapping[str, Any] = False
     learned_history: bool = False
+    observe_patches: bool = True
     observe_time: bool = False
     observe_residual: bool = False
     device: str = "cpu"
@@ -206,7 +209,7 @@ class Keywords:
     def __post_init__(self) -> None:
         self.parameters()
         check_choice("termination", self.termination, TERMINATIONS)
-        for name in ("terminate_at_limit", "learned_history", "observe_time", "observe_residual"):
+        for name in ("terminate_at_limit", "learned_history", "observe_patches", "observe_time", "observe_residual"):
             check_flag(name, getattr(self, name))
         check_number("action_limit", self.action_limit, above=0)
         check_integer("patch_size", self.patch_size, least=1)
@@ -324,6 +327,7 @@ def make_task(keywords: Keywords) -> Task:
         action_limit=float(keywords.action_limit),
         patch_size=keywords.patch_size,
         learned_history=keywords.learned_history,
+        observe_patches=keywords.observe_patches,
         observe_time=keywords.observe_time,
         observe_residual=keywords.observe_residual,
         keywords=keywords,

@@ -249,6 +249,12 @@ class FaceSource:
 
         :param out: the array to fill with the crops, see :meth:`crops`
         """
+        return FaceBatch(self.crops(indices, seeds, out), *self.annotations(indices, seeds))
+
+    def annotations(
+        self, indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """``landmarks``, ``d`` and ``counted`` of :class:`FaceBatch`, for which no image is read."""
         landmarks, d = self.prepared.landmarks[indices], self.prepared.d[indices]
         counted = self.prepared.counted[indices]
         if self.augmentation is not None:
@@ -259,7 +265,7 @@ class FaceSource:
             landmarks = views.landmarks(landmarks, self.prepared.scheme)
             counted = views.flags(counted, self.prepared.scheme)
             d = d * views.scales
-        return FaceBatch(self.crops(indices, seeds, out), landmarks, d, counted)
+        return landmarks, d, counted
 
 
 _worker: PreparedFaces  # of a process of prepare_on_disk

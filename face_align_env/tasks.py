@@ -33,6 +33,7 @@ MAX_ITERATIONS = 10  # section 3.2
 _ENV = "face_align_env.env:FaceAlignEnv"
 _VECTOR_ENV = "face_align_env.vector_env:FaceAlignVectorEnv"
 _TIMED = {"observe_time": True, "terminate_at_limit": True}
+_BLIND = {"observe_patches": False, "observe_residual": True}
 _DRAWN = {"dataset": "synthetic", "initializer": "mean", **_TIMED}
 
 
@@ -111,7 +112,7 @@ def state_env(modes: int, step: float, **keywords: Any) -> ModeResiduals:
     from face_align_env.env import FaceAlignEnv
     from face_align_env.wrappers import ModeResiduals, ShapeModes
 
-    return ModeResiduals(ShapeModes(FaceAlignEnv(observe_residual=True, **keywords), modes, step))
+    return ModeResiduals(ShapeModes(FaceAlignEnv(**_BLIND, **keywords), modes, step))
 
 
 def state_vector_env(num_envs: int, modes: int, step: float, **keywords: Any) -> VectorModeResiduals:
@@ -119,5 +120,5 @@ def state_vector_env(num_envs: int, modes: int, step: float, **keywords: Any) ->
     from face_align_env.vector_env import FaceAlignVectorEnv
     from face_align_env.wrappers import VectorModeResiduals, VectorShapeModes
 
-    env = FaceAlignVectorEnv(num_envs, observe_residual=True, **{"copy": False, **keywords})
+    env = FaceAlignVectorEnv(num_envs, **_BLIND, **keywords)
     return VectorModeResiduals(VectorShapeModes(env, modes, step))

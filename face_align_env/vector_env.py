@@ -85,6 +85,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         margin: float | None = None,
         augment: bool | Augmentation | Mapping[str, Any] = False,
         learned_history: bool = False,
+        observe_patches: bool = True,
         observe_time: bool = False,
         observe_residual: bool = False,
         device: str = "cpu",
@@ -121,6 +122,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
             margin=margin,
             augment=augment,
             learned_history=learned_history,
+            observe_patches=observe_patches,
             observe_time=observe_time,
             observe_residual=observe_residual,
             device=device,
@@ -257,7 +259,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
 
     def _observations(self) -> Observation:
         """s_t of all slots, in arrays that nobody else has, or without ``copy`` in two that take turns."""
-        if self.copy:
+        if self.copy or not self.task.observe_patches:
             return self.episodes.observations()
         out = self._patches.pop(0) if len(self._patches) == 2 else None
         observations = self.episodes.observations(out=out)

@@ -228,7 +228,7 @@ def _out_of_bounds(value: Any, bounds: Mapping[str, Any]) -> str | None:
 def _words(flag: str, value: object) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, each in value.items():
-            yield from (flag, f"{key}={each}")
+            yield from (flag, f"{key}={json.dumps(each) if isinstance(each, Mapping | list) else each}")
     elif isinstance(value, bool):
         yield flag if value else f"--no-{flag.removeprefix('--')}"
     else:

@@ -17,6 +17,7 @@ from face_align_env.agents.benchmark.cluster import run_on_cluster
 from face_align_env.agents.benchmark.report import report_folder
 from face_align_env.agents.benchmark.schedule import default_workers, run_trials, why_failed
 from face_align_env.agents.benchmark.settings import BenchmarkSettings, trial_keys
+from face_align_env.agents.benchmark.tuning import tuned_keywords
 from face_align_env.agents.run import run as make_run
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import POLICY_CASCADE, RELEASED_STAGES, RunFolder
@@ -78,6 +79,7 @@ def benchmark(
     """
     console = console or Console()
     folder = Path(folder)
+    settings = settings.with_tuned(tuned_keywords(settings.task))
     found = {name: load_algorithm(name) for name in algorithms}
     if workers is not None and workers < 1:
         raise ValueError(f"There must be at least 1 worker, got {workers}.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,6 +45,8 @@ class BenchmarkSettings(Settings):
         repeat for more. Measured is always under the paper's
     :param alpha_2: Eq. 3's bound, pixels; default: Table 2's for the dataset
     :param overrides: keyword of an algorithm as ALGO.KEY=VALUE (sac.learning_rate=0.001); repeat for more
+    :param tuned: whether a task's algorithms have the keywords that face-align benchmark-tune has found for it, where
+        there are some; they become part of the overrides
     :param terminate_at_limit: whether the limit of iterations is an end, as Algorithm 1 takes it (the -10 is part of
         Eq. 4), for all algorithms alike; else those that bootstrap past limits learn another problem than DCRN
     """
@@ -66,6 +68,7 @@ class BenchmarkSettings(Settings):
     environment: dict[str, Any] | None = setting(flag="--env")
     alpha_2: float | None = setting(above=0)
     overrides: dict[str, Any] | None = setting(flag="--set")
+    tuned: bool = setting(True)
     terminate_at_limit: bool = setting(True)
 
     def __post_init__(self) -> None:
@@ -95,6 +98,16 @@ class BenchmarkSettings(Settings):
             if key.rpartition(".")[0] not in algorithms:
                 self.refuse("overrides", f"sets '{key}', and the algorithms are {', '.join(algorithms)}.")
 
+    def with_tuned(self, tuned: Mapping[str, Mapping[str, Any]]) -> BenchmarkSettings:
+        """With what was found for the task, where it is wanted and nothing else is said.
+
+        :param tuned: algorithm -> keywords
+        """
+        if not self.tuned:
+            return self
+        found = {f"{name}.{key}": value for name, keywords in tuned.items() for key, value in keywords.items()}
+        return replace(self, overrides={**found, **(self.overrides or {})} or None)
+
     def keywords(self, algorithm: str) -> dict[str, Any]:
         """What is set of an algorithm's keywords."""
         given = {key.rpartition("."): value for key, value in (self.overrides or {}).items()}
@@ -111,7 +124,11 @@ class BenchmarkSettings(Settings):
         values = read_json(path) if path.is_file() else None
         if not isinstance(values, dict) or "lrn_sha256" not in values:
             raise FileNotFoundError(f"'{folder}' is no folder of a benchmark. Make one: face-align benchmark")
-        values = {"terminate_at_limit": False, **values}  # of older versions, in which it could not be chosen
+        values = {
+            "terminate_at_limit": False,
+            "tuned": False,
+            **values,
+        }  # of older versions, in which it could not be chosen
         overrides = values.get("overrides") or {}
         if all(isinstance(value, dict) for value in overrides.values()):  # of older versions, too
             flat = {f"{whose}.{key}": value for whose, inner in overrides.items() for key, value in inner.items()}

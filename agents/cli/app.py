@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from face_align_env.agents.cli.benchmark import benchmark, benchmark_report, compare, speed
+from face_align_env.agents.cli.benchmark import benchmark, benchmark_report, benchmark_tune, compare, speed
 from face_align_env.agents.cli.collect import collect
 from face_align_env.agents.cli.data import data_app
 from face_align_env.agents.cli.examples import epilog
@@ -86,7 +86,7 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     "Data": (data_app, collect),
     "Training": (run, pretrain_app, train),
     "Study of a run": (evaluate, robustness, tradeoff, ablate, calibrate, summarize, watch, release),
-    "Benchmark": (benchmark, benchmark_report, compare, speed),
+    "Benchmark": (benchmark, benchmark_tune, benchmark_report, compare, speed),
 }
 
 

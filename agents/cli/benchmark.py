@@ -91,6 +91,34 @@ def benchmark(
         raise typer.Exit(1)
 
 
+def benchmark_tune(
+    task: Annotated[str, typer.Option(help="A registered task without patches.")] = "FaceAlign/State19-v0",
+    algos: Annotated[
+        str, typer.Option(help="Separated by commas: ppo, ddpg, td3, sac, tqc, crossq.")
+    ] = "ppo,ddpg,td3,sac,tqc,crossq",
+    trials: Annotated[int, typer.Option(min=2, help="Of each algorithm; the first is the default's.")] = 10,
+    timesteps: Annotated[int, typer.Option(min=1, help="Transitions of each trial.")] = 20_000,
+    faces: Annotated[int, typer.Option(min=1, help="Of the training split that a trial is measured on.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    output: Annotated[
+        Path, typer.Option(help="JSON to write; what is there of other tasks and algorithms stays.")
+    ] = Path("runs/tuned.json"),
+) -> None:
+    """Search for good keywords of algorithms on a task with Optuna; what ships was found by this command."""
+    from face_align_env.agents.benchmark.tuning import Search, check_search, keep, tune
+
+    algorithms = [algo.strip() for algo in algos.split(",") if algo.strip()]
+    check_search(task, algorithms, timesteps)
+    for algorithm in algorithms:
+        for found in tune(task, algorithm, trials, timesteps, faces, seed):
+            if isinstance(found, Search):
+                keep(output, task, algorithm, found)
+            else:
+                keywords, value = found
+                console.print(f"{algorithm}: {value:+.2f} with {keywords or 'the defaults'}", highlight=False)
+    written([output], as_json=False)
+
+
 def benchmark_report(
     results: Annotated[Path, typer.Argument(help="Folder of a benchmark, or its results.csv alone.")],
     output: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -107,7 +108,7 @@ def _built(kind: type[Settings], values: Mapping[tuple[type[Settings], str], Any
 
 
 def pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
-    """The keywords that an option gave as KEY=VALUE; numbers, True and False are what they look like.
+    """The keywords that an option gave as KEY=VALUE; numbers, True, False and JSON are what they look like.
 
     :param given: the option's values
     :param flag: the option, for messages
@@ -120,7 +121,10 @@ def pairs(given: list[str] | None, flag: str) -> dict[str, Any]:
             raise SettingError(flag, flag, f"must be KEY=VALUE, got '{text}'.")
         if key in found:
             raise SettingError(flag, flag, f"sets '{key}' twice.")
-        found[key] = _value(value)
+        try:
+            found[key] = _value(value)
+        except ValueError as error:
+            raise SettingError(flag, flag, f"has a value of '{key}' that is no JSON: {error}.") from None
     return found
 
 
@@ -134,11 +138,13 @@ def dataset_options(dataset: str, landmarks: int | None, given: list[str] | None
     return options
 
 
-def _value(text: str) -> bool | int | float | str:
+def _value(text: str) -> Any:
     if text in ("True", "False"):
         return text == "True"
     if re.fullmatch(r"[+-]?\d+", text):
         return int(text)
+    if text.startswith(("{", "[")):
+        return json.loads(text)
     try:
         return float(text)
     except ValueError:
