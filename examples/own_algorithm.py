@@ -29,14 +29,13 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from face_align_env.agents.common.arguments import parse_arguments
-from face_align_env.agents.common.pretrained_features import PretrainedFeatures
 from face_align_env.agents.common.rollout import Rollout, play
-from face_align_env.agents.common.shape_modes import shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.initialization import GENInitializer
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import FaceSource
+from face_align_env.wrappers import VectorPolicyCorrections, VectorPretrainedFeatures
 
 
 class RandomSearch:
@@ -125,9 +124,13 @@ def main(args: Args) -> None:
     config, lrn = run.config, LRN.load(run.policy)
     train, test = config.data.prepare("train", max_cached=2048), config.data.prepare()
 
-    def environment(num_envs: int, faces: FaceSource) -> PretrainedFeatures:
-        env = FaceAlignVecEnv(
+    def environment(num_envs: int, faces: FaceSource) -> FaceAlignVecEnv:
+        return FaceAlignVecEnv(
             num_envs,
+            wrappers=[
+                lambda env: VectorPretrainedFeatures(env, lrn),
+                lambda env: VectorPolicyCorrections(env, modes=10, step=0.1, shapes=train.landmarks),
+            ],
             dataset=faces,
             initializer=GENInitializer(run.gen),
             alpha_2=config.alpha_2,
@@ -136,7 +139,6 @@ def main(args: Args) -> None:
             action_limit=lrn.config.action_limit,
             patch_size=lrn.config.patch_size,
         )
-        return PretrainedFeatures(env, lrn, 0.1 * shape_modes(train.landmarks, 10), residual=True)
 
     held_out = environment(args.eval_faces, FaceSource(test))
     env = environment(args.num_envs, FaceSource(train))

@@ -33,9 +33,9 @@ from torch.distributions import Normal
 import face_align_env  # noqa: F401 - registers FaceAlign-v0
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.extractor import find_lrn
-from face_align_env.agents.common.shape_modes import shape_modes
 from face_align_env.mdp import FAILURE_REWARD, MAX_ITERATIONS
 from face_align_env.networks.lrn import LRN, preset
+from face_align_env.wrappers import shape_modes
 
 
 @dataclass

@@ -28,8 +28,8 @@ import face_align_env  # noqa: F401 - registers FaceAlign-v0
 from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.common.rollout import play_held_out
-from face_align_env.agents.common.shape_modes import shape_modes
 from face_align_env.networks.lrn import LRN, preset
+from face_align_env.wrappers import shape_modes
 
 
 @dataclass

@@ -15,6 +15,7 @@ features.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from face_align_env.agents.common.arguments import parse_arguments
 from face_align_env.agents.common.extractor import LRNExtractor, find_lrn
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.common.rollout import Rollout, play
-from face_align_env.agents.common.shape_modes import ShapeModes, shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.networks.lrn import LRN, preset
+from face_align_env.wrappers import VectorShapeModes
 
 
 class WithoutTimeoutPenalty(VecEnvWrapper):
@@ -86,20 +87,27 @@ def main(args: Args) -> None:
     set_random_seed(args.seed)  # of the fresh LRN too
 
     faces: dict[str, Any] = {"landmarks": args.landmarks}
-    train = FaceAlignVecEnv(args.num_envs, dataset_options={"size": args.size}, initializer="mean", **faces)
+    train = FaceAlignVecEnv(
+        args.num_envs,
+        wrappers=[partial(VectorShapeModes, modes=args.modes, step=args.step)],
+        dataset_options={"size": args.size},
+        initializer="mean",
+        **faces,
+    )
     train_faces = train.get_attr("faces")[0]
-    test = FaceAlignVecEnv(
+    shapes = train_faces.prepared.landmarks
+    held_out = FaceAlignVecEnv(
         args.eval_faces,
+        wrappers=[partial(VectorShapeModes, modes=args.modes, step=args.step, shapes=shapes)],
         split="test",
         dataset_options={"size": args.eval_faces},
         initializer=train.get_attr("task")[0].initializer,
         **faces,
     )
-    modes = args.step * shape_modes(train_faces.prepared.landmarks, args.modes)
     lrn = find_lrn(args.lrn) if args.lrn else LRN(preset("tiny", args.landmarks))
 
     # SAC in ten lines: features, replay buffer, environment.
-    env = WithoutTimeoutPenalty(ShapeModes(VecMonitor(train), modes))
+    env = WithoutTimeoutPenalty(VecMonitor(train))
     model = SAC(
         "MultiInputPolicy",
         env,
@@ -119,8 +127,6 @@ def main(args: Args) -> None:
         ent_coef=0.02,
         seed=args.seed,
     )
-
-    held_out = ShapeModes(test, modes)
 
     def measure() -> Rollout:
         """An episode of each held-out face, without noise."""

@@ -3,8 +3,8 @@
     python examples/sb3_crossq.py
 
 CrossQ joins observations and next observations in one minibatch, which it cannot do with dictionaries.
-PretrainedFeatures shows it a box of 512 numbers, what the trunk of a pretrained LRN makes of patches and history. With
-``residual`` an action of zeros is the pretrained policy, and CrossQ learns what to add to it.
+FaceAlign/Policy19-v0 shows it a box of 513 numbers: what the trunk of a pretrained LRN makes of patches and history,
+and the time left. An action of zeros is the pretrained policy, and CrossQ learns what to add to it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from stable_baselines3.common.vec_env import VecMonitor
 
 from face_align_env.agents.common.arguments import parse_arguments
-from face_align_env.agents.common.extractor import find_lrn
-from face_align_env.agents.common.pretrained_features import PretrainedFeatures
 from face_align_env.agents.common.rollout import Rollout, play
-from face_align_env.agents.common.shape_modes import shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.extras import needs
 
@@ -35,13 +32,13 @@ class Args:
     learning_starts: int = 400
     """transitions before the first update"""
     size: int = 200
-    """number of training faces"""
+    """number of drawn faces, of training and of test"""
     eval_faces: int = 50
     """number of held-out faces"""
     modes: int = 10
     """shape modes that the policy moves"""
     step: float = 0.1
-    """of an action of 1, in standard deviations of the training shapes"""
+    """of a correction of 1, in standard deviations of the training shapes"""
     seed: int = 0
     """of everything random"""
 
@@ -51,28 +48,9 @@ def main(args: Args) -> None:
     with needs("benchmark", "CrossQ"):
         from sb3_contrib import CrossQ
 
-    lrn = find_lrn(args.lrn)
-    train = FaceAlignVecEnv(
-        args.num_envs,
-        landmarks=19,
-        initializer="mean",
-        dataset_options={"size": args.size},
-        learned_history=True,
-        action_limit=lrn.config.action_limit,
-    )
-    train_faces = train.get_attr("faces")[0]
-    held_out = FaceAlignVecEnv(
-        args.eval_faces,
-        split="test",
-        landmarks=19,
-        initializer=train.get_attr("task")[0].initializer,
-        dataset_options={"size": args.eval_faces},
-        learned_history=True,
-        action_limit=lrn.config.action_limit,
-    )
-    directions = args.step * shape_modes(train_faces.prepared.landmarks, args.modes)
-    env = PretrainedFeatures(VecMonitor(train), lrn, directions, residual=True)
-    test = PretrainedFeatures(held_out, lrn, directions, residual=True)
+    task = {"lrn": args.lrn, "modes": args.modes, "step": args.step, "dataset_options": {"size": args.size}}
+    env = VecMonitor(FaceAlignVecEnv(args.num_envs, "FaceAlign/Policy19-v0", **task))
+    test = FaceAlignVecEnv(args.eval_faces, "FaceAlign/Policy19-v0", split="test", **task)
     model = CrossQ(
         "MlpPolicy",
         env,

@@ -14,10 +14,14 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecMonitor
 
+from face_align_env.agents.common.extractor import LRNExtractor
+from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.common.rollout import Rollout, play
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
+from face_align_env.networks.lrn import LRN, preset
 
 
 def evaluate(model: BaseAlgorithm, env: FaceAlignVecEnv, num_faces: int) -> Rollout:
@@ -40,10 +44,18 @@ def main() -> None:
     parser.add_argument("--output", help="file for the model; default: none")
     args = parser.parse_args()
 
+    set_random_seed(args.seed)  # of a fresh LRN, too
     options = {} if args.size is None else {"dataset_options": {"size": args.size}}
     env = VecMonitor(FaceAlignVecEnv(args.num_envs, args.task, copy=False, **options))
     held_out = FaceAlignVecEnv(min(50, args.eval_faces), args.task, split="test")
-    policy = "MultiInputPolicy" if isinstance(env.observation_space, gym.spaces.Dict) else "MlpPolicy"
+    policy, network, replay = "MlpPolicy", {}, {}
+    if isinstance(env.observation_space, gym.spaces.Dict):
+        # Patches are bytes, which Stable-Baselines3 would take as they are: LRN's first layer scales them.
+        faces = env.get_attr("faces")[0]
+        lrn = LRN(preset("tiny", faces.prepared.scheme.num_landmarks))
+        policy = "MultiInputPolicy"
+        network = {"features_extractor_class": LRNExtractor, "features_extractor_kwargs": {"lrn": lrn}}
+        replay = {"replay_buffer_class": FaceReplayBuffer, "replay_buffer_kwargs": {"faces": faces}}
     if args.algo == "ppo":
         model: BaseAlgorithm = PPO(
             policy,
@@ -52,7 +64,7 @@ def main() -> None:
             batch_size=128,
             learning_rate=5e-4,
             gamma=0.9,  # Table 2's
-            policy_kwargs={"log_std_init": -1},
+            policy_kwargs={"log_std_init": -1, **network},
             seed=args.seed,
             device="cpu",
         )
@@ -65,7 +77,9 @@ def main() -> None:
             gradient_steps=4,
             batch_size=128,
             gamma=0.9,
-            policy_kwargs={"net_arch": [128, 128]},
+            policy_kwargs={"net_arch": [128, 128], **network},
+            buffer_size=min(args.timesteps, 100_000),
+            **replay,
             seed=args.seed,
             device="cpu",
         )

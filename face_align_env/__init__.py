@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from face_align_env.datasets import load_dataset
     from face_align_env.env import FaceAlignEnv
     from face_align_env.vector_env import FaceAlignVectorEnv
-    from face_align_env.wrappers import LearnedHistory, ModeResiduals, PretrainedFeatures, ShapeModes
+    from face_align_env.wrappers import LearnedHistory, ModeResiduals, PolicyCorrections, PretrainedFeatures, ShapeModes
 
 __all__ = [
     "FaceAlignEnv",
@@ -24,6 +24,7 @@ __all__ = [
     "FaceAligner",
     "LearnedHistory",
     "ModeResiduals",
+    "PolicyCorrections",
     "PretrainedFeatures",
     "ShapeModes",
     "load_dataset",
@@ -35,6 +36,7 @@ _MODULES = {
     "FaceAligner": "face_align_env.aligner",
     "LearnedHistory": "face_align_env.wrappers",
     "ModeResiduals": "face_align_env.wrappers",
+    "PolicyCorrections": "face_align_env.wrappers",
     "PretrainedFeatures": "face_align_env.wrappers",
     "ShapeModes": "face_align_env.wrappers",
     "load_dataset": "face_align_env.datasets",

@@ -7,6 +7,8 @@
   rewards, ends, the limit; no vision.
 - ``FaceAlign/Features19-v0``: sees 512 features of a pretrained trunk, acts in 10 shape modes. Control from given
   features; a millisecond a face.
+- ``FaceAlign/Policy19-v0``: the same features, and actions that correct the pretrained policy: how far its increment
+  goes, and 10 shape modes; zeros are the policy. What RL adds to pretraining.
 - ``FaceAlign/Synthetic19-v0``: sees 19 patches and the history, acts in 38 pixels. Vision and control from nothing.
 - ``FaceAlign/Synthetic68-v0``: the same with 68 landmarks, 136 pixels.
 - ``FaceAlign/300W-v0``: the paper's faces, from GEN, 68 landmarks; needs 300W.
@@ -27,13 +29,22 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.envs.registration import register
 
 if TYPE_CHECKING:
-    from face_align_env.wrappers import ModeResiduals, ShapeModes, VectorModeResiduals, VectorShapeModes
+    from face_align_env.wrappers import (
+        ModeResiduals,
+        PolicyCorrections,
+        PretrainedFeatures,
+        ShapeModes,
+        VectorModeResiduals,
+        VectorPolicyCorrections,
+        VectorPretrainedFeatures,
+        VectorShapeModes,
+    )
 
 MAX_ITERATIONS = 10  # section 3.2
 _ENV = "face_align_env.env:FaceAlignEnv"
 _VECTOR_ENV = "face_align_env.vector_env:FaceAlignVectorEnv"
 _TIMED = {"observe_time": True, "terminate_at_limit": True}
-_BLIND = {"observe_patches": False, "observe_residual": True}
+_BLIND: dict[str, Any] = {"observe_patches": False, "observe_residual": True}
 _DRAWN = {"dataset": "synthetic", "initializer": "mean", **_TIMED}
 
 
@@ -67,6 +78,14 @@ def register_tasks() -> None:
         kwargs={"landmarks": 19, "lrn": "300w-19", "modes": 10, "step": 0.5, **_DRAWN},
     )
     register(
+        id="FaceAlign/Policy19-v0",
+        entry_point="face_align_env.tasks:policy_env",
+        vector_entry_point="face_align_env.tasks:policy_vector_env",
+        max_episode_steps=MAX_ITERATIONS,
+        reward_threshold=6.0,
+        kwargs={"landmarks": 19, "lrn": "300w-19", "modes": 10, "step": 0.25, **_DRAWN},
+    )
+    register(
         id="FaceAlign/State19-v0",
         entry_point="face_align_env.tasks:state_env",
         vector_entry_point="face_align_env.tasks:state_vector_env",
@@ -84,23 +103,56 @@ def features_env(lrn: str, modes: int, step: float, device: str = "cpu", **keywo
     :param device: where the networks run
     :param keywords: of :class:`~face_align_env.env.FaceAlignEnv`
     """
-    from face_align_env.env import FaceAlignEnv
-    from face_align_env.wrappers import PretrainedFeatures, ShapeModes
+    from face_align_env.wrappers import ShapeModes
 
-    env = FaceAlignEnv(learned_history=True, device=device, **keywords)
-    return ShapeModes(PretrainedFeatures(env, lrn, device), modes, step)
+    return ShapeModes(_seen_by(lrn, device, keywords), modes, step)
 
 
 def features_vector_env(
     num_envs: int, lrn: str, modes: int, step: float, device: str = "cpu", **keywords: Any
 ) -> VectorShapeModes:
     """N faces of :func:`features_env` as one batch."""
+    from face_align_env.wrappers import VectorShapeModes
+
+    return VectorShapeModes(_batch_seen_by(lrn, device, {"num_envs": num_envs, **keywords}), modes, step)
+
+
+def policy_env(lrn: str, modes: int, step: float, device: str = "cpu", **keywords: Any) -> PolicyCorrections:
+    """``FaceAlign/Policy19-v0``: features of a trunk, and corrections of the policy that it belongs to.
+
+    :param lrn: see :class:`~face_align_env.wrappers.PretrainedFeatures`
+    :param modes, step: see :class:`~face_align_env.wrappers.PolicyCorrections`
+    :param device: where the networks run
+    :param keywords: of :class:`~face_align_env.env.FaceAlignEnv`
+    """
+    from face_align_env.wrappers import PolicyCorrections
+
+    return PolicyCorrections(_seen_by(lrn, device, keywords), modes, step)
+
+
+def policy_vector_env(
+    num_envs: int, lrn: str, modes: int, step: float, device: str = "cpu", **keywords: Any
+) -> VectorPolicyCorrections:
+    """N faces of :func:`policy_env` as one batch."""
+    from face_align_env.wrappers import VectorPolicyCorrections
+
+    return VectorPolicyCorrections(_batch_seen_by(lrn, device, {"num_envs": num_envs, **keywords}), modes, step)
+
+
+def _seen_by(lrn: str, device: str, keywords: dict[str, Any]) -> PretrainedFeatures:
+    from face_align_env.env import FaceAlignEnv
+    from face_align_env.wrappers import PretrainedFeatures
+
+    return PretrainedFeatures(FaceAlignEnv(learned_history=True, device=device, **keywords), lrn, device)
+
+
+def _batch_seen_by(lrn: str, device: str, keywords: dict[str, Any]) -> VectorPretrainedFeatures:
     from face_align_env.vector_env import FaceAlignVectorEnv
-    from face_align_env.wrappers import VectorPretrainedFeatures, VectorShapeModes
+    from face_align_env.wrappers import VectorPretrainedFeatures
 
     # Nobody but the trunk sees the patches, and it is done with them at once.
-    env = FaceAlignVectorEnv(num_envs, learned_history=True, device=device, **{"copy": False, **keywords})
-    return VectorShapeModes(VectorPretrainedFeatures(env, lrn, device), modes, step)
+    env = FaceAlignVectorEnv(learned_history=True, device=device, **{"copy": False, **keywords})
+    return VectorPretrainedFeatures(env, lrn, device)
 
 
 def state_env(modes: int, step: float, **keywords: Any) -> ModeResiduals:

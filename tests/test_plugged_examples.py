@@ -57,6 +57,18 @@ def measured(lines: list[str]) -> tuple[str, str]:
     return before.removeprefix("before: "), after.removeprefix("after: ")
 
 
+def test_a_trained_agent_collects_a_dataset_of_its_task(run: Run) -> None:
+    minari = pytest.importorskip("minari", reason="the extra minari is not installed")
+    lines = run("collect_task", "--episodes", 3)
+    dataset = minari.load_dataset("face-align/FaceAlign-State19-ppo-v0")
+    transitions = sum(len(episode.actions) for episode in dataset.iterate_episodes())
+    assert lines[0] == f"{dataset.id}: 3 episodes, {transitions} transitions"
+    for episode in dataset.iterate_episodes():
+        assert episode.observations.shape == (len(episode.actions) + 1, 11)
+        assert episode.terminations.tolist() == [False] * (len(episode.actions) - 1) + [True]
+    assert dataset.recover_environment(eval_env=True).spec.kwargs["split"] == "test"
+
+
 def final_nme(said: str) -> float:
     """``... NME 30.6 % -> 20.5 %, ...``: percent."""
     return float(said.split("-> ")[1].split(" %")[0])

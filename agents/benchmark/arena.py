@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorWrapper
+from gymnasium.wrappers.vector import RescaleAction
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from face_align_env.agents.benchmark.algorithms import acts_by_itself, find_algorithm
 from face_align_env.agents.benchmark.settings import BenchmarkSettings
-from face_align_env.agents.common.pretrained_features import PretrainedFeatures
-from face_align_env.agents.common.shape_modes import ShapeModes, shape_modes
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.initialization import GENInitializer, Initializer, MeanShape
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.lrn import preset as lrn_preset
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import FaceSource, PreparedFaces
+from face_align_env.wrappers import VectorPolicyCorrections, VectorPretrainedFeatures, VectorShapeModes
 
 LRN_FILE, GEN_FILE = "pretrained/lrn.safetensors", "pretrained/gen.safetensors"
 MEASURED_AT_ONCE = 50  # faces of a batch
+MONITORED = ("nme", "iterations", "is_success")  # of an episode, logged at its end
 TERMINATIONS = ("oracle", "blind")
 
 
@@ -96,20 +99,26 @@ class Arena:
         options = {"terminate_at_limit": self.settings.terminate_at_limit, **(self.settings.environment or {})}
         env = self._env(source, num_envs, start, plain, "oracle", **options)
         env.seed(seed)
-        return self._dress(VecMonitor(env, info_keywords=("nme", "iterations", "is_success")), start, plain)
+        return VecMonitor(env, info_keywords=MONITORED)
 
     def measuring_env(self, start: str, plain: bool, termination: str, **options: Any) -> VecEnv:
         """Where a policy is measured: the test split, the paper's reward and termination."""
         source = FaceSource(self.prepared(None))
         num_envs = min(MEASURED_AT_ONCE, self.settings.eval_faces, len(source.prepared))
-        return self._dress(self._env(source, num_envs, start, plain, termination, **options), start, plain)
+        return self._env(source, num_envs, start, plain, termination, **options)
 
     def _env(
         self, source: FaceSource, num_envs: int, start: str, plain: bool, termination: str, **options: Any
     ) -> FaceAlignVecEnv:
-        keywords = {"termination": termination, "learned_history": plain or start != "scratch", **options}
+        keywords = {
+            "termination": termination,
+            "learned_history": plain or start != "scratch",
+            "observe_time": self.settings.observe_time and not plain,
+            **options,
+        }
         return FaceAlignVecEnv(
             num_envs,
+            wrappers=() if plain else self._wrappers(start),
             copy=False,
             dataset=source,
             initializer=self.initializer,
@@ -119,18 +128,26 @@ class Arena:
             **keywords,
         )
 
-    def _dress(self, env: VecEnv, start: str, plain: bool) -> VecEnv:
-        if plain:
-            return env
-        if start != "scratch":
-            return PretrainedFeatures(env, self.lrn, self.directions(), residual=start == "policy")
-        return env if self.settings.actions == "landmarks" else ShapeModes(env, self.directions())
+    def _wrappers(self, start: str) -> list[Callable[[Any], VectorWrapper]]:
+        """Observations and actions of a start, the innermost first."""
+        settings, shapes = self.settings, self.prepared("train").landmarks
+        along_modes = settings.actions == "modes"
+        if start == "policy":
+            corrections = partial(
+                VectorPolicyCorrections,
+                modes=settings.modes if along_modes else None,
+                step=settings.step,
+                shapes=shapes,
+            )
+            return [self._features, corrections]
+        seen = [self._features] if start == "features" else []
+        if along_modes:
+            return [*seen, partial(VectorShapeModes, modes=settings.modes, step=settings.step, shapes=shapes)]
+        # From scratch, the environment's own actions.
+        return [*seen, partial(RescaleAction, min_action=-1.0, max_action=1.0)] if seen else []
 
-    def directions(self) -> np.ndarray:
-        """(M, 2K) what a full step in each component of an action does, pixels."""
-        if self.settings.actions == "landmarks":
-            return self.lrn.config.action_limit * np.eye(2 * self.lrn.num_landmarks, dtype=np.float32)
-        return self.settings.step * shape_modes(self.prepared("train").landmarks, self.settings.modes)
+    def _features(self, env: Any) -> VectorPretrainedFeatures:
+        return VectorPretrainedFeatures(env, self.lrn)
 
 
 class TaskArena(Arena):
@@ -168,7 +185,7 @@ class TaskArena(Arena):
         options = {"terminate_at_limit": self.settings.terminate_at_limit, **(self.settings.environment or {})}
         env = self._task_env(num_envs, "train", **options)
         env.seed(seed)
-        return VecMonitor(env, info_keywords=("nme", "iterations", "is_success"))
+        return VecMonitor(env, info_keywords=MONITORED)
 
     def measuring_env(self, start: str, plain: bool, termination: str, **options: Any) -> VecEnv:
         """The test split of the task, under the paper's reward and termination."""

@@ -49,6 +49,8 @@ class BenchmarkSettings(Settings):
         there are some; they become part of the overrides
     :param terminate_at_limit: whether the limit of iterations is an end, as Algorithm 1 takes it (the -10 is part of
         Eq. 4), for all algorithms alike; else those that bootstrap past limits learn another problem than DCRN
+    :param observe_time: whether algorithms see the share of iterations that is left, on which that -10 depends; DCRN,
+        whose network is the pretrained one, does not. A task says so by itself
     """
 
     title: ClassVar[str] = "Benchmark"
@@ -70,11 +72,14 @@ class BenchmarkSettings(Settings):
     overrides: dict[str, Any] | None = setting(flag="--set")
     tuned: bool = setting(True)
     terminate_at_limit: bool = setting(True)
+    observe_time: bool = setting(True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_environment(self)
-        for name in ("data", "initializer", "actions", "modes", "step") if self.task is not None else ():
+        for name in (
+            ("data", "initializer", "actions", "modes", "step", "observe_time") if self.task is not None else ()
+        ):
             if getattr(self, name) != getattr(BenchmarkSettings(), name):
                 self.refuse("task", f"'{self.task}' says by itself what {name} is: leave that out.")
         if self.evaluations > self.timesteps:
@@ -124,13 +129,11 @@ class BenchmarkSettings(Settings):
         values = read_json(path) if path.is_file() else None
         if not isinstance(values, dict) or "lrn_sha256" not in values:
             raise FileNotFoundError(f"'{folder}' is no folder of a benchmark. Make one: face-align benchmark")
-        values = {
-            "terminate_at_limit": False,
-            "tuned": False,
-            **values,
-        }  # of older versions, in which it could not be chosen
+        # Of older versions, in which these could not be chosen.
+        older = {"terminate_at_limit": False, "observe_time": False, "tuned": values.get("task") is None}
+        values = {**older, **values}
         overrides = values.get("overrides") or {}
-        if all(isinstance(value, dict) for value in overrides.values()):  # of older versions, too
+        if not any("." in key for key in overrides):  # of older versions, too
             flat = {f"{whose}.{key}": value for whose, inner in overrides.items() for key, value in inner.items()}
             values = {**values, "overrides": flat or None}
         return cls.from_document(values, path)

@@ -115,7 +115,7 @@ def benchmark_tune(
                 keep(output, task, algorithm, found)
             else:
                 keywords, value = found
-                console.print(f"{algorithm}: {value:+.2f} with {keywords or 'the defaults'}", highlight=False)
+                console.print(f"{algorithm}: {value:+.2f} with {keywords}", highlight=False)
     written([output], as_json=False)
 
 

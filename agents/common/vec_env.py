@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import gymnasium as gym
@@ -22,10 +22,17 @@ class FaceAlignVecEnv(VecEnv):
 
     :param num_envs: N
     :param task: a registered id, see :mod:`face_align_env.tasks`
+    :param wrappers: vector wrappers to put around it, the innermost first
     :param options: keywords of ``gym.make_vec(task)``; ``learned_history=True`` for DCRN
     """
 
-    def __init__(self, num_envs: int, task: str = "FaceAlign-v0", **options: Any) -> None:
+    def __init__(
+        self,
+        num_envs: int,
+        task: str = "FaceAlign-v0",
+        wrappers: Sequence[Callable[[Any], VectorWrapper]] = (),
+        **options: Any,
+    ) -> None:
         # FaceAlignVectorEnv, or wrappers around it that hand on its attributes
         self.envs: Any = gym.make_vec(
             task,
@@ -34,6 +41,8 @@ class FaceAlignVecEnv(VecEnv):
             autoreset_mode=AutoresetMode.SAME_STEP,
             **options,
         )
+        for wrap in wrappers:
+            self.envs = wrap(self.envs)
         self.render_mode = self.envs.render_mode
         self._actions: np.ndarray | None = None
         super().__init__(num_envs, self.envs.single_observation_space, self.envs.single_action_space)

@@ -26,8 +26,9 @@ from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.wrappers import ModeResiduals, PretrainedFeatures, ShapeModes, shape_modes
 
 FACES: dict[str, Any] = {"dataset_options": {"size": 12}}
-DRAWN = ("FaceAlign/State19-v0", "FaceAlign/Features19-v0", "FaceAlign/Synthetic19-v0", "FaceAlign/Synthetic68-v0")
-EQUAL = DRAWN[:1] + DRAWN[2:]  # the batches of a network round differently
+STILL = ("FaceAlign/State19-v0", "FaceAlign/Features19-v0", "FaceAlign/Synthetic19-v0", "FaceAlign/Synthetic68-v0")
+EQUAL = STILL[:1] + STILL[2:]  # the batches of a network round differently
+DRAWN = (*STILL, "FaceAlign/Policy19-v0")  # an action of zeros is a policy there
 EVERY = ("FaceAlign-v0", *DRAWN)
 TASKS = pytest.mark.parametrize("task", EVERY)
 MODES = pytest.mark.parametrize("mode", list(AutoresetMode))
@@ -89,7 +90,7 @@ def test_the_spec_makes_it_again(task: str) -> None:
     assert data_equivalence(env.step(action), again.step(action))
 
 
-@pytest.mark.parametrize("task", DRAWN)
+@pytest.mark.parametrize("task", STILL)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_standing_still_is_no_success(task: str, split: str) -> None:
     env = batch(task, 12, split=split)
@@ -257,7 +258,7 @@ def test_max_episode_steps_limits_single_and_batch(task: str) -> None:
         assert "is_success" not in infos
 
 
-@TASKS
+@pytest.mark.parametrize("task", ["FaceAlign-v0", *STILL])
 def test_wrappers_of_gymnasium_go_around_it(task: str) -> None:
     env = gym.wrappers.RecordEpisodeStatistics(gym.wrappers.FlattenObservation(single(task)))
     observation, _ = env.reset(seed=0)
@@ -294,6 +295,43 @@ def test_a_mode_moves_the_shape_by_a_step_of_it() -> None:
         env.step(np.full(4, np.nan))
     with pytest.raises(ValueError, match=r"\(4,\).*got \(5,\)"):
         env.step(np.zeros(5))
+
+
+def test_without_patches_an_episode_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    keywords = {"landmarks": 19, "initializer": "mean", "observe_residual": True, **FACES}
+    seeing, blind = (gym.make_vec("FaceAlign-v0", N, observe_patches=each, **keywords) for each in (True, False))
+    monkeypatch.setattr(blind.unwrapped.faces, "crops", None, raising=True)  # nobody may ask for an image
+    expected, found = seeing.reset(seed=0), blind.reset(seed=0)
+    for _ in range(25):
+        assert set(expected[0]) - set(found[0]) == {"patches"}
+        for key, value in found[0].items():
+            np.testing.assert_array_equal(value, expected[0][key])
+        for mine, yours in zip(found[1:-1], expected[1:-1], strict=True):
+            np.testing.assert_array_equal(mine, yours)
+        assert data_equivalence(found[-1], expected[-1])
+        actions = seeing.action_space.sample() / 8
+        expected, found = seeing.step(actions), blind.step(actions)
+
+
+def test_without_patches_it_is_drawn_and_starts_from_whatever_looks_at_the_face() -> None:
+    def first_shape(crops: np.ndarray) -> np.ndarray:
+        assert crops.shape == (1, 256, 256, 3)
+        return np.full((1, 19, 2), crops.mean() / 2, np.float32)
+
+    frames = []
+    for observed in (True, False):
+        env = gym.make(
+            "FaceAlign-v0",
+            landmarks=19,
+            initializer=first_shape,
+            observe_patches=observed,
+            render_mode="rgb_array",
+            disable_env_checker=True,
+            **FACES,
+        )
+        env.reset(seed=0)
+        frames.append(env.render())
+    np.testing.assert_array_equal(*frames)
 
 
 def test_modes_are_those_of_the_training_split() -> None:

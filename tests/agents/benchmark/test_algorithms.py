@@ -7,15 +7,12 @@ from typing import Any
 from stable_baselines3 import PPO
 
 from face_align_env.agents.benchmark.algorithms import ALGORITHMS, make_learner
-from face_align_env.agents.common.pretrained_features import PretrainedFeatures
-from face_align_env.agents.common.shape_modes import shape_modes
+from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.networks.lrn import LRN
 
 
 def test_on_patches_ppo_gives_the_value_a_small_weight(toy_vec_env: Any, lrn: LRN) -> None:
-    patches = toy_vec_env(2)
-    modes = shape_modes(patches.get_attr("faces")[0].prepared.landmarks, 4)
-    features = PretrainedFeatures(toy_vec_env(2, learned=True), lrn, modes)
+    patches, features = toy_vec_env(2), FaceAlignVecEnv(2, "FaceAlign/State19-v0", dataset_options={"size": 8})
     small = {"n_steps": 8, "batch_size": 8}
     weights = {}
     for name, env in {"patches": patches, "features": features}.items():

@@ -1,0 +1,30 @@
+"""Other views of FaceAlign-v0, for one face and for a batch of N.
+
+:class:`LearnedHistory`: the policy writes d_t. :class:`ShapeModes`: actions along the directions in which faces differ.
+:class:`PretrainedFeatures`: observations are what a pretrained LRN makes of the patches. :class:`PolicyCorrections`:
+actions are added to those of the pretrained LRN. :class:`ModeResiduals`: the observation is the way to the ground
+truth, for algorithms that are tested without vision.
+"""
+
+from face_align_env.wrappers.history import LearnedHistory
+from face_align_env.wrappers.modes import ShapeModes, VectorShapeModes, shape_modes
+from face_align_env.wrappers.observations import ModeResiduals, VectorModeResiduals
+from face_align_env.wrappers.pretrained import (
+    PolicyCorrections,
+    PretrainedFeatures,
+    VectorPolicyCorrections,
+    VectorPretrainedFeatures,
+)
+
+__all__ = [
+    "LearnedHistory",
+    "ModeResiduals",
+    "PolicyCorrections",
+    "PretrainedFeatures",
+    "ShapeModes",
+    "VectorModeResiduals",
+    "VectorPolicyCorrections",
+    "VectorPretrainedFeatures",
+    "VectorShapeModes",
+    "shape_modes",
+]
