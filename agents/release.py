@@ -145,10 +145,15 @@ def describe_recipe(config: RunConfig) -> str:
     """How a run has trained its networks, in words."""
     chosen, agent = recipe(config.preset), config.agent
     gen, lrn = config.gen_training, config.lrn_training
+    trained = f"GEN '{chosen.gen}', {gen.epochs} epochs with Eq. 1"
+    if config.gen is not None:
+        trained = f"GEN '{chosen.gen}', taken from {Path(config.gen).name}"
+    batches = "" if config.lrn_batch_size is None else f" in batches of {lrn.batch_size}"
+    rate = "" if config.lrn_learning_rate is None else f" at a learning rate of {lrn.learning_rate:g}"
     tuned = f"LRN was fine-tuned from {Path(config.lrn_init).name}. " if config.lrn_init else ""
     return (
-        f"GEN '{chosen.gen}', {gen.epochs} epochs with Eq. 1; LRN '{chosen.lrn}', {lrn.epochs} epochs as a cascade "
-        f"that starts from GEN; DCRN '{agent.preset}', {agent.timesteps:,} transitions of DDPG. Precision of the "
+        f"{trained}; LRN '{chosen.lrn}', {lrn.epochs} epochs{batches}{rate} as a cascade that starts from GEN; "
+        f"DCRN '{agent.preset}', {agent.timesteps:,} transitions of DDPG. Precision of the "
         f"supervised part: {config.precision or 'default of the device'}. "
         f"{_changed('Random views', config.augmentation)}{_changed('Moves of x_0', config.jitter)}"
         f"{_changed('Visited states', config.visited)}{tuned}"
@@ -165,8 +170,8 @@ def describe_command(config: RunConfig, train: FaceDataset) -> str:
     """The command line that makes such a run; of the data's folder it says only that there is one."""
     root = None if all(part.generated for part in train.parts) else f"path/to/{config.data.dataset}"
     alpha_2 = None if config.alpha_2 == train.alpha_2 else config.alpha_2
-    init = None if config.lrn_init is None else f"path/to/{Path(config.lrn_init).name}"
-    config = replace(config, data=replace(config.data, root=root), alpha_2=alpha_2, lrn_init=init)
+    gen, init = (None if path is None else f"path/to/{Path(path).name}" for path in (config.gen, config.lrn_init))
+    config = replace(config, data=replace(config.data, root=root), alpha_2=alpha_2, gen=gen, lrn_init=init)
     return shlex.join(["face-align", "run", *config.arguments(always={"dataset"})])
 
 

@@ -17,6 +17,8 @@ from face_align_env.crops import CROP_SIZE
 from face_align_env.datasets import load_dataset
 from face_align_env.files import locked_folder
 from face_align_env.keywords import check_keywords, make_task
+from face_align_env.networks.gen import GEN
+from face_align_env.networks.weights import file_digest
 from face_align_env.pretrain.loop import make_fabric
 from face_align_env.pretrain.recipes import recipe
 from face_align_env.pretrain.settings import SettingError
@@ -126,6 +128,9 @@ class _Work:
 
     def _train_gen(self) -> None:
         config, into = self.config, self.place.stage("gen")
+        if config.gen is not None:
+            take_gen(config.gen, self.faces.prepared("train").scheme.num_landmarks, self.place.gen)
+            return
         pretrain_gen(self.faces, recipe(config.preset).gen, config.gen_training, into, self.fabric, config.views)
 
     def _train_cascade(self, stage: Stage) -> None:
@@ -155,6 +160,24 @@ class _Work:
             config.seed,
             **config.env_options(str(place.gen)),
         )
+
+
+def take_gen(source: str | os.PathLike[str], num_landmarks: int, path: str | os.PathLike[str]) -> None:
+    """Take over a GEN that has been trained elsewhere.
+
+    :param source: its weights, or a release's
+    :param num_landmarks: K of the run's faces
+    :param path: where the run has its GEN's weights
+    :raises FileNotFoundError, WeightsError: see :meth:`GEN.load`
+    :raises ValueError: it is of another landmark scheme
+    """
+    gen = GEN.load(source)
+    if gen.num_landmarks != num_landmarks:
+        raise ValueError(
+            f"The GEN in '{os.fspath(source)}' predicts {gen.num_landmarks} landmarks, the dataset has "
+            f"{num_landmarks}: take one of the same landmarks."
+        )
+    gen.save(path, {"taken_from_sha256": file_digest(source)})
 
 
 def _stages(names: Sequence[str] | None, place: RunFolder) -> tuple[Stage, ...]:

@@ -27,6 +27,9 @@ class RunConfig(DCRNTraining):
         32-true
     :param gen_epochs: passes over the faces that train GEN; default: the recipe's
     :param lrn_epochs: passes over the faces that train each LRN; default: the recipe's
+    :param lrn_batch_size: faces a step of LRN's training; default: the recipe's
+    :param lrn_learning_rate: Adam's for LRN, at its highest; default: the recipe's
+    :param gen: weights of a GEN, or of a release, that is taken over instead of training one; default: train one
     :param jitter: how GEN's x_0 is moved for the cascades as KEY=VALUE (shift=0, scale, rotation); repeat for more
     :param visited: faces that GEN's cascades roll forward before the trained iterations, as KEY=VALUE (share=0.6,
         depth=8); repeat for more. share=0: none
@@ -37,6 +40,9 @@ class RunConfig(DCRNTraining):
     precision: str | None = setting(choices=PRECISIONS)
     gen_epochs: int | None = setting(least=1)
     lrn_epochs: int | None = setting(least=1)
+    lrn_batch_size: int | None = setting(least=1)
+    lrn_learning_rate: float | None = setting(above=0)
+    gen: str | None = setting()
     jitter: dict[str, float] | None = setting()
     visited: dict[str, float] | None = setting()
     lrn_init: str | None = setting()
@@ -59,13 +65,20 @@ class RunConfig(DCRNTraining):
     @property
     def lrn_training(self) -> TrainingConfig:
         """How each LRN is trained."""
-        return recipe(self.preset).lrn_training.changed(seed=self.seed, epochs=self.lrn_epochs)
+        return recipe(self.preset).lrn_training.changed(
+            seed=self.seed,
+            epochs=self.lrn_epochs,
+            batch_size=self.lrn_batch_size,
+            learning_rate=self.lrn_learning_rate,
+        )
 
     def check(self) -> None:
         check_preset(self)
         super().check()
         make_jitter(self)
         make_visited(self)
+        if self.gen is not None and self.gen_epochs is not None:
+            self.refuse("gen_epochs", "trains a GEN, and with --gen one is taken over.")
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> RunConfig:

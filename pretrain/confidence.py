@@ -17,7 +17,7 @@ from face_align_env.networks.confidence import ErrorHead, ErrorHeadConfig, log_d
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.progress import Progress
 
-PENALTIES = (10.0, 100.0, 1_000.0, 10_000.0)
+PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 """Ridge penalties that are tried."""
 
 FOLDS = 5
@@ -43,6 +43,11 @@ class Seen:
     disagreement: Floats
     errors: Floats
 
+    def of(self, faces: npt.NDArray[np.int64]) -> Seen:
+        """What is seen of some faces."""
+        some = np.isin(self.faces, faces)
+        return Seen(self.faces[some], self.histories[:, some], self.disagreement[some], self.errors[:, some])
+
     @staticmethod
     def concatenate(parts: Sequence[Seen]) -> Seen:
         """One out of several."""
@@ -63,6 +68,36 @@ class Fit:
     penalty: float
     spearman_one: float
     spearman_two: float
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """How errors of faces that the networks have not seen follow from what their training faces would let expect.
+
+    Networks err less on the faces that they have learnt from, so a head that is fitted on these is too sure of others.
+    The logarithm of the error is ``lift + slope`` times the logarithm of the prediction.
+
+    :param one: lift and slope of one look
+    :param two: of both looks
+    """
+
+    one: tuple[float, float]
+    two: tuple[float, float]
+
+    @classmethod
+    def from_document(cls, document: object) -> Stretch:
+        """Out of a JSON document.
+
+        :raises ValueError: it is none
+        """
+        try:
+            pairs = document["one"], document["two"]  # type: ignore[index]
+            one, two = ((float(lift), float(slope)) for lift, slope in pairs)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"Expected lift and slope for 'one' and 'two' looks, got {document!r:.80}.") from error
+        if min(one[1], two[1]) <= 0:
+            raise ValueError(f"Slopes must be positive, got {one[1]} and {two[1]}.")
+        return cls(one, two)
 
 
 def see(
@@ -132,6 +167,42 @@ def fit_error_head(seen: Seen, num_landmarks: int) -> tuple[ErrorHead, Fit]:
     pair[0] += pair_lift - pair[1] * lift
     head.pair.copy_(torch.from_numpy(pair))
     return head, Fit(PENALTIES[best], spearman(single[0], seen.errors[0]), spearman(both, seen.errors[2]))
+
+
+def predict(head: ErrorHead, seen: Seen) -> tuple[Floats, Floats]:
+    """(N,) predicted NME of one look, and of both; percent."""
+    first, second = torch.from_numpy(seen.histories.astype(np.float32))
+    both = head.two_looks(first, second, torch.from_numpy(seen.disagreement.astype(np.float32)))
+    return head.one_look(first).double().numpy(), both.double().numpy()
+
+
+def fit_stretch(head: ErrorHead, unseen: Seen) -> Stretch:
+    """How the errors of faces that the networks have not seen follow from a head's predictions.
+
+    :param head: fitted on faces that they have seen
+    :param unseen: faces that neither of them has seen
+    :raises ValueError: on these faces, the predictions do not rise with the errors
+    """
+    found = []
+    for predicted, errors in zip(predict(head, unseen), unseen.errors[[0, 2]], strict=True):
+        logs, target = np.log(predicted), np.log(errors.clip(_LEAST_ERROR))
+        slope, lift = np.polyfit(logs, target, 1)
+        if not slope > 0:
+            raise ValueError("On the faces held out, predicted errors do not rise with the real ones: hold out more.")
+        found.append((float(lift + _lift(lift + slope * logs, errors)), float(slope)))
+    return Stretch(*found)
+
+
+def stretched(head: ErrorHead, stretch: Stretch) -> ErrorHead:
+    """A head whose predictions are stretched."""
+    (lift, slope), (both_lift, both_slope) = stretch.one, stretch.two
+    constant, single, apart = (both_slope * value for value in head.pair.double().tolist())
+    made = ErrorHead(head.config)
+    made.state.copy_(slope * head.state)
+    made.offset.copy_(slope * head.offset + lift)
+    # The prediction of one look, which that of both builds on, is stretched already.
+    made.pair.copy_(torch.tensor([constant - single * lift / slope + both_lift, single / slope, apart]))
+    return made
 
 
 def _ridge(x: Floats, y: Floats) -> tuple[Floats, Floats]:

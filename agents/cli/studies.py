@@ -136,6 +136,18 @@ def calibrate(
     output: Annotated[
         Path | None, typer.Option(help="Folder for table and figure; default: the run's, or runs/WEIGHTS.")
     ] = None,
+    weights_folder: Annotated[
+        Path | None, typer.Option(help="Folder of the release; default: the package's own, face_align_env/weights.")
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Text file with the ids of training faces that the networks have not seen.")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="confidence.json of other weights, calibrated with --held-out: stretch predictions as there."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Teach weights to predict the error of each face (the confidence of face-align align), and say how well they do.
@@ -143,9 +155,12 @@ def calibrate(
     The head is fitted on training faces and stored with the weights; the table is of test faces, by tenths.
     """
     from face_align_env.agents.studies.calibration import calibrate as run_calibration
+    from face_align_env.released import FOLDER
 
     announce(f"Calibrating {weights}")
-    written(run_calibration(weights, root, views, seed, output, console=console).paths, as_json)
+    folder = weights_folder or FOLDER
+    made = run_calibration(weights, root, views, seed, output, folder, held_out, like, console)
+    written(made.paths, as_json)
 
 
 def release(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from rich.console import Console
 
 from face_align_env.agents.evaluation.figures import write_figures
@@ -27,9 +27,10 @@ from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest, save_bundle
-from face_align_env.pretrain.confidence import Fit, Seen, fit_error_head, see
+from face_align_env.pretrain.confidence import Fit, Seen, Stretch, fit_error_head, fit_stretch, predict, see, stretched
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.recipes import Data
+from face_align_env.pretrain.settings import read_json
 from face_align_env.released import FOLDER, Release, find_release, load_networks
 
 with needs("plots", "A figure"):
@@ -68,11 +69,13 @@ class Calibration:
     """What was fitted and measured.
 
     :param fit: how the head was fitted
+    :param stretch: how it was corrected for faces that the networks have not seen; None: it was not
     :param reliabilities: of one look and of two
     :param paths: the files that were written
     """
 
     fit: Fit
+    stretch: Stretch | None
     reliabilities: tuple[Reliability, ...]
     paths: tuple[Path, ...]
 
@@ -84,6 +87,8 @@ def calibrate(
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
     weights_folder: str | os.PathLike[str] = FOLDER,
+    held_out: str | os.PathLike[str] | None = None,
+    like: str | os.PathLike[str] | None = None,
     console: Console | None = None,
 ) -> Calibration:
     """Fit the head of a run or a release on its training faces, measure it on test faces, and store it.
@@ -96,9 +101,13 @@ def calibrate(
     :param output: folder of the figures of test faces, ``confidence.json``, ``.md`` and ``.png``; None: the run's, or
         ``runs/NAME``
     :param weights_folder: where releases are
+    :param held_out: text file with the ids of those faces of the training split that the networks have not seen, a line
+        each; the head is fitted on the others, and stretched by these. None: they have seen all of them, and the head
+        will be too sure of faces that they have not
+    :param like: ``confidence.json`` of other weights that were calibrated with ``held_out``, for the same stretch
     :param console: where the table goes
     :raises FileNotFoundError: the folder is not that of a run, or has no weights
-    :raises ValueError: there is no such release
+    :raises ValueError: there is no such release, a face is not one of the training split, or ``like`` has no stretch
     :raises WeightsError: the release is damaged
     :raises DatasetNotFoundError: the data is nowhere to be found
     """
@@ -110,13 +119,22 @@ def calibrate(
     else:
         assert release is not None
         data, aligner = _released(release, root)
+    other = None if like is None else _read_stretch(like)
     train, test = (DeviceFaces(data.prepare(split), CROP_SIZE) for split in ("train", None))
-    num_landmarks = aligner.start.num_landmarks
-    head, fit = fit_error_head(see(aligner, train, Augmentation(), views, seed), num_landmarks)
+    unseen = np.zeros(0, dtype=np.int64) if held_out is None else _places(held_out, train.prepared.ids)
+    known = np.setdiff1d(np.arange(len(train)), unseen)
+    head, fit = fit_error_head(see(aligner, train, Augmentation(), views, seed).of(known), aligner.start.num_landmarks)
     told = (
-        f"ridge regression of log NME on d_T, {views} random views of each of the {len(train):,} training faces, "
-        f"penalty {fit.penalty:g}"
+        f"ridge regression of log NME on d_T, {views} random views of each of {len(known):,} training faces, penalty "
+        f"{fit.penalty:g}"
     )
+    stretch = fit_stretch(head, see(aligner, train).of(unseen)) if len(unseen) else other
+    if stretch is not None:
+        head = stretched(head, stretch)
+        source = (
+            f"{len(unseen):,} training faces held out" if len(unseen) else "faces that an older cascade had not seen"
+        )
+        told += f"; stretched by {source} (slope {stretch.one[1]:.2f}, {stretch.two[1]:.2f} for two looks)"
     measured = tuple(measure(head, see(aligner, test)))
     if run is not None:
         written = [run.error_head]
@@ -134,13 +152,14 @@ def calibrate(
         "split": test.prepared.dataset.split,
         "num_faces": len(test),
         "fit": asdict(fit),
+        "stretch": None if stretch is None else asdict(stretch),
         "test": [asdict(each) for each in measured],
     }
     paths = [folder / "confidence.json", folder / "confidence.md"]
     write_json(paths[0], document)
     write_tables(paths[1], "Predicted and real errors", [table])
     paths += write_figures({"confidence": reliability_figure(measured, title)}, folder / "figures")
-    return Calibration(fit, measured, (*written, *paths))
+    return Calibration(fit, stretch, measured, (*written, *paths))
 
 
 def _released(release: Release, root: str | None) -> tuple[Data, FaceAligner]:
@@ -153,6 +172,32 @@ def _released(release: Release, root: str | None) -> tuple[Data, FaceAligner]:
     data = Data(name, root, card.landmarks, options or None)
     gen, lrn = load_networks(release)
     return data, FaceAligner(gen, lrn, card.alpha_2, margin=card.margin, mirror=True)
+
+
+def _places(path: str | os.PathLike[str], ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Where the faces that a text file names are among the training faces.
+
+    :raises ValueError: one is not there
+    """
+    places = {str(name): i for i, name in enumerate(ids)}
+    named = Path(path).read_text(encoding="utf-8").split()
+    unknown = [name for name in named if name not in places]
+    if unknown or not named:
+        raise ValueError(
+            f"'{path}' must name training faces such as '{ids[0]}', one a line; got '{(unknown or [''])[0]}'."
+        )
+    return np.array(sorted(places[name] for name in named))
+
+
+def _read_stretch(path: str | os.PathLike[str]) -> Stretch:
+    """The stretch that another calibration has found.
+
+    :raises ValueError: it has found none
+    """
+    document = read_json(path).get("stretch")
+    if document is None:
+        raise ValueError(f"'{path}' has no stretch: calibrate those weights with --held-out.")
+    return Stretch.from_document(document)
 
 
 def store(release: Release, head: ErrorHead, told: str) -> Path:
@@ -178,10 +223,7 @@ def store(release: Release, head: ErrorHead, told: str) -> Path:
 
 def measure(head: ErrorHead, seen: Seen) -> Iterator[Reliability]:
     """How well a head predicts the errors of test faces, without and with the mirrored look."""
-    first, second = torch.from_numpy(seen.histories.astype(np.float32))
-    predictions = head.one_look(first), head.two_looks(first, second, torch.from_numpy(seen.disagreement).float())
-    for name, prediction, errors in zip(NAMES, predictions, seen.errors[[0, 2]], strict=True):
-        predicted = prediction.double().numpy()
+    for name, predicted, errors in zip(NAMES, predict(head, seen), seen.errors[[0, 2]], strict=True):
         yield Reliability(
             name,
             float(errors.mean()),

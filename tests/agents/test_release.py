@@ -122,6 +122,27 @@ def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
     assert "Random views" not in describe_recipe(CONFIG)
 
 
+def test_a_gen_that_was_taken_over_is_on_the_card() -> None:
+    config = replace(
+        CONFIG,
+        gen_epochs=None,
+        gen="weights/older.safetensors",
+        lrn_batch_size=32,
+        lrn_learning_rate=5e-4,
+        lrn_epochs=2,
+    )
+    words = describe_command(config, load_dataset("synthetic", "train", None, 29, size=12))
+    assert words.endswith(
+        "--preset tiny --lrn-epochs 2 --lrn-batch-size 32 --lrn-learning-rate 0.0005 --gen path/to/older.safetensors"
+    )
+    assert describe_recipe(config).startswith(
+        "GEN 'tiny', taken from older.safetensors; LRN 'tiny', 2 epochs in batches of 32 at a learning rate of 0.0005"
+    )
+    assert (config.lrn_training.batch_size, config.lrn_training.learning_rate) == (32, 5e-4)
+    with pytest.raises(ValueError, match="with --gen one is taken over"):
+        replace(CONFIG, gen="older.safetensors").check()
+
+
 def test_what_the_caller_says_is_on_the_card(run_folder: Path, tmp_path: Path) -> None:
     texts = {"command": "make it so", "intended_use": "none", "not_trained_on": "you"}
     card = make_release(run_folder, "synthetic-29", tmp_path / "weights", **texts).card

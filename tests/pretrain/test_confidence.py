@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.augmentation import Augmentation
 from face_align_env.mdp import nme
 from face_align_env.metrics import spearman
-from face_align_env.networks.confidence import ErrorHead, log_disagreement
-from face_align_env.pretrain.confidence import FOLDS, Seen, fit_error_head, see
+from face_align_env.networks.confidence import log_disagreement
+from face_align_env.pretrain.confidence import (
+    FOLDS,
+    Seen,
+    Stretch,
+    fit_error_head,
+    fit_stretch,
+    predict,
+    see,
+    stretched,
+)
 from face_align_env.pretrain.faces import DeviceFaces
 
 
@@ -27,18 +36,12 @@ def seen_faces(noise: float, n: int = 4000, hidden: int = 8, seed: int = 0) -> S
     return Seen(np.arange(n) // 2, histories, disagreement, np.exp(logs + rng.normal(0, noise, logs.shape)))
 
 
-def predictions(head: ErrorHead, seen: Seen) -> tuple[np.ndarray, np.ndarray]:
-    first, second = torch.from_numpy(seen.histories).float()
-    two = head.two_looks(first, second, torch.from_numpy(seen.disagreement).float())
-    return head.one_look(first).numpy(), two.numpy()
-
-
 def test_it_learns_a_rule_without_noise() -> None:
     head, fit = fit_error_head(seen_faces(0.0), 68)
     unseen = seen_faces(0.0, seed=1)
-    for predicted, errors in zip(predictions(head, unseen), unseen.errors[[0, 2]], strict=True):
+    for predicted, errors in zip(predict(head, unseen), unseen.errors[[0, 2]], strict=True):
         np.testing.assert_allclose(predicted, errors, rtol=0.1)
-    assert fit.penalty == 10
+    assert fit.penalty == 1
     assert min(fit.spearman_one, fit.spearman_two) > 0.99
 
 
@@ -46,7 +49,7 @@ def test_predictions_are_right_on_average() -> None:
     """Of log-normal errors, the exponential of the mean logarithm would be a quarter too low."""
     head, fit = fit_error_head(seen_faces(0.75), 68)
     unseen = seen_faces(0.75, seed=1)
-    one, two = predictions(head, unseen)
+    one, two = predict(head, unseen)
     assert one.mean() == pytest.approx(unseen.errors[0].mean(), rel=0.05)
     assert two.mean() == pytest.approx(unseen.errors[2].mean(), rel=0.05)
     assert fit.spearman_one == pytest.approx(spearman(one, unseen.errors[0]), abs=0.05)
@@ -60,8 +63,44 @@ def test_what_means_nothing_is_not_believed() -> None:
     head, fit = fit_error_head(seen, 68)
     assert fit.penalty >= 1000
     assert abs(fit.spearman_one) < 0.15
-    one, _ = predictions(head, seen)
+    one, _ = predict(head, seen)
     assert one.std() < 0.2 * errors[0].std()
+
+
+def test_a_stretched_head_is_right_on_faces_that_err_otherwise() -> None:
+    """The rule of unseen faces: larger errors, and the more so the larger they are."""
+    head, _ = fit_error_head(seen_faces(0.3), 68)
+    unseen, others = (
+        replace(seen, errors=1.2 * seen.errors**1.5) for seen in (seen_faces(0.3, seed=1), seen_faces(0.3, seed=2))
+    )
+    stretch = fit_stretch(head, unseen)
+    assert stretch.one[1] == pytest.approx(1.5, abs=0.05)
+    assert stretch.two[1] == pytest.approx(1.5, abs=0.05)
+    corrected = stretched(head, stretch)
+    for before, after, errors in zip(
+        predict(head, others), predict(corrected, others), others.errors[[0, 2]], strict=True
+    ):
+        low, high = np.array_split(np.argsort(after), 2)
+        for part in (low, high):
+            assert after[part].mean() == pytest.approx(errors[part].mean(), rel=0.05)
+        assert before.mean() < 0.8 * errors.mean()
+    for (lift, slope), before, after in zip(
+        (stretch.one, stretch.two), predict(head, others), predict(corrected, others), strict=True
+    ):
+        np.testing.assert_allclose(np.log(after), lift + slope * np.log(before), atol=1e-4)
+
+
+def test_predictions_that_mislead_are_not_stretched() -> None:
+    head, _ = fit_error_head(seen_faces(0.1), 68)
+    seen = seen_faces(0.1, seed=1)
+    with pytest.raises(ValueError, match="do not rise"):
+        fit_stretch(head, replace(seen, errors=1 / seen.errors))
+
+
+@pytest.mark.parametrize("document", [None, {}, {"one": [1, 2]}, {"one": [0, 1], "two": [0, -1]}, {"one": 1, "two": 2}])
+def test_what_is_no_stretch_is_an_error(document: object) -> None:
+    with pytest.raises(ValueError, match=r"Expected lift and slope|Slopes must be positive"):
+        Stretch.from_document(document)
 
 
 def test_too_few_faces_are_an_error() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -22,7 +23,7 @@ from face_align_env.agents.run_config import RunConfig
 from face_align_env.augmentation import Augmentation
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
-from face_align_env.networks.gen import GENConfig
+from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRNConfig
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import FaceSource
@@ -129,6 +130,20 @@ def test_help_imports_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_run_takes_over_a_gen(here: Path) -> None:
+    gen, other = (GEN(GENConfig(k, 16, 4, 16), torch.full((k, 2), 128.0)) for k in (68, 29))
+    gen.save(here / "gen.safetensors")
+    other.save(here / "other.safetensors")
+    words = ("run", "--preset", "micro", "--option", "size=8", "--stage", "gen", "--device", "cpu")
+    call(*words, "--name", "taken", "--gen", "gen.safetensors")
+    taken = GEN.load(here / "runs" / "taken" / "gen" / "weights.safetensors")
+    for tensor, expected in zip(taken.state_dict().values(), gen.state_dict().values(), strict=True):
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
+    message = fail(*words, "--name", "wrong", "--gen", "other.safetensors")
+    assert "predicts 29 landmarks, the dataset has 68" in message
+    assert "with --gen one is taken over" in fail(*words, "--gen", "gen.safetensors", "--gen-epochs", "2")
 
 
 def test_a_run_does_all_of_it_and_goes_on_where_it_stopped(

@@ -15,10 +15,12 @@ from face_align_env.agents.cli.app import app
 from face_align_env.agents.release import make_release
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
+from face_align_env.agents.studies import calibration
 from face_align_env.agents.studies.calibration import calibrate
 from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
+from face_align_env.pretrain.confidence import Seen, Stretch
 from face_align_env.pretrain.recipes import Data
 from face_align_env.released import find_release, load_error_head, load_networks
 
@@ -84,6 +86,34 @@ def test_a_release_is_calibrated_and_keeps_its_networks(micro_run: Path, tmp_pat
         for tensor, expected in zip(network.state_dict().values(), original.state_dict().values(), strict=True):
             torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
     assert sorted(path.name for path in folder.iterdir()) == ["micro-29.json", "micro-29.safetensors"]
+
+
+def test_faces_that_were_held_out_stretch_the_predictions(
+    micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = Stretch((0.1, 1.2), (-0.2, 0.9))
+    given = []
+
+    def fit(head: ErrorHead, unseen: Seen) -> Stretch:
+        given.append(unseen.faces.tolist())
+        return fixed  # of networks that know nothing, twelve faces tell nothing
+
+    monkeypatch.setattr(calibration, "fit_stretch", fit)
+    held_out = tmp_path / "held-out.txt"
+    held_out.write_text("\n".join(map(str, RunFolder(micro_run).data().prepare("train").ids[6:])))
+    made = calibrate(micro_run, views=1, held_out=held_out, output=tmp_path / "first")
+    assert given == [[6, 7, 8, 9, 10, 11]]
+    again = calibrate(micro_run, views=1, like=tmp_path / "first" / "confidence.json")
+    assert (made.stretch, again.stretch) == (fixed, fixed)
+    assert again.reliabilities != made.reliabilities, "the second is fitted on all faces"
+    plain = calibrate(micro_run, views=1)
+    for before, after in zip(plain.reliabilities[0].bins, again.reliabilities[0].bins, strict=True):
+        assert after.predicted == pytest.approx(np.exp(0.1 + 1.2 * np.log(before.predicted)), rel=1e-2)
+    with pytest.raises(ValueError, match="has no stretch"):
+        calibrate(micro_run, like=micro_run / "confidence.json")
+    held_out.write_text("nobody")
+    with pytest.raises(ValueError, match="got 'nobody'"):
+        calibrate(micro_run, held_out=held_out)
 
 
 def test_the_command(micro_run: Path, tmp_path: Path) -> None:
