@@ -29,6 +29,8 @@ SLOW = {
     "test_cluster.py",
     "test_collect.py",
     "test_commands.py",
+    "test_export.py",
+    "test_javascript.py",
     "test_contract.py",
     "test_data.py",
     "test_detection.py",
@@ -64,6 +66,7 @@ SLOW = {
     "test_vec_env.py",
     "test_verification.py",
     "test_watch.py",
+    "test_web.py",
 }
 
 

@@ -28,6 +28,7 @@ from face_align_env.agents.cli.studies import (
     watch,
 )
 from face_align_env.agents.cli.train import pretrain_app, run, train
+from face_align_env.agents.cli.web import app as web_app
 from face_align_env.pretrain.settings import SettingError
 from face_align_env.progress import Progress
 
@@ -82,7 +83,7 @@ def _complain(text: str) -> None:
 
 # The commands in the order of the help, by what they are for.
 GROUPS: dict[str, tuple[Any, ...]] = {
-    "Photos": (align, track, export),
+    "Photos": (align, track, export, web_app),
     "Data": (data_app, collect),
     "Training": (run, pretrain_app, train),
     "Study of a run": (evaluate, robustness, tradeoff, ablate, calibrate, summarize, watch, release),

@@ -15,6 +15,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "export 300w-68 --output 300w-68.onnx",
         "export runs/demo --input crop --output demo.onnx",
     ),
+    "app": (
+        "app",
+        "app --weights runs/demo --port 8000 --open",
+    ),
     "run": (
         "run --dataset synthetic --option size=600 --preset tiny --name demo",
         "run --dataset 300w --root path/to/300w --seeds 3",
