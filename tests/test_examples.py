@@ -52,11 +52,14 @@ PPO = ("--timesteps", 64, "--num-envs", 4, "--num-steps", 16, "--size", 12, "--e
 SAC = ("--timesteps", 64, "--num-envs", 4, "--learning-starts", 16, "--size", 12, "--eval-faces", 4)
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
-def test_a_named_task_is_learnt_with_stable_baselines3(run: Run, algorithm: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "algorithm"),
+    [("FaceAlign/State19-v0", "ppo"), ("FaceAlign/State19-v0", "sac"), ("FaceAlign/Synthetic19-v0", "sac")],
+)
+def test_a_named_task_is_learnt_with_stable_baselines3(run: Run, task: str, algorithm: str, tmp_path: Path) -> None:
     model = tmp_path / "model.zip"
     budget = ("--timesteps", 64, "--num-envs", 4, "--size", 12, "--eval-faces", 4)
-    measured(run("solve_task", "FaceAlign/State19-v0", "--algo", algorithm, *budget, "--output", model))
+    measured(run("solve_task", task, "--algo", algorithm, *budget, "--output", model))
     assert model.is_file()
 
 
