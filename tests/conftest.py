@@ -65,6 +65,7 @@ SLOW = {
     "test_training.py",
     "test_vec_env.py",
     "test_verification.py",
+    "test_video_speed_puts_dlib_beside_the_tracker",
     "test_watch.py",
     "test_web.py",
 }

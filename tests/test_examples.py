@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -190,6 +191,28 @@ def test_onnx_only_needs_no_more_than_a_file_of_export(run: Run, tmp_path: Path)
     ]
     assert (cv2.imread(str(tmp_path / "aligned.png")) != face.image[:, :, ::-1]).any()
     assert len(run("onnx_only", *files)) == 2
+
+
+def test_video_speed_measures_a_face_that_moves(run: Run) -> None:
+    lines = run("video_speed", "--frames", 8)
+    told = [
+        re.fullmatch(r"(.*): .* frames/s, .* found in 8 of 8 frames, NME (.*) %, jitter .* iterations", x)
+        for x in lines
+    ]
+    assert [each and each[1] for each in told] == ["tracker", "tracker, smooth", "frame by frame"]
+    assert all(each and float(each[2]) < 8 for each in told)
+
+
+def test_video_speed_puts_dlib_beside_the_tracker(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("dlib")
+    lines = run("video_speed", "--frames", 4, "--dlib", tmp_path)
+    assert re.match(r"dlib: .* ms of processor time, found in \d of 4 frames", lines[-1])
+
+
+def test_video_speed_wants_a_face(run: Run, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "nobody.png"), np.full((90, 120, 3), 128, np.uint8))
+    with pytest.raises(SystemExit):
+        run("video_speed", "--photo", tmp_path / "nobody.png")
 
 
 def test_compare_peers_puts_dlib_beside_the_run(run: Run, tmp_path: Path, micro_run: Path) -> None:
