@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from face_align_env.agents.common.rollout import play_steps
 from face_align_env.datasets import FaceDataset
 from face_align_env.episodes import valid_actions
 from face_align_env.extras import needs
+from face_align_env.files import scratch_folder
 from face_align_env.vector_env import FaceAlignVectorEnv
 
 if TYPE_CHECKING:
@@ -161,9 +161,10 @@ def collect(
 
     lengths: list[int] = []
     figures: list[tuple[float, bool, float, float]] = []
-    with tempfile.TemporaryDirectory(dir=get_dataset_path(), prefix=".face-align-") as scratch:
+    with scratch_folder(get_dataset_path()) as scratch:
+        (scratch / "new").mkdir()
         storage = MinariStorage.new(
-            Path(scratch) / "data",
+            scratch / "new" / "data",
             envs.single_observation_space,
             envs.single_action_space,
             _spec(options),
@@ -377,7 +378,7 @@ def _publish(data: Path, path: Path) -> None:
     namespace = path.parent.relative_to(get_dataset_path()).as_posix()
     if namespace != "." and namespace not in list_local_namespaces():
         create_namespace(namespace, "Episodes of FaceAlign-v0: face alignment as reinforcement learning.")
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        os.replace(path, data.parent / "replaced")
-    path.mkdir(parents=True)
-    os.replace(data, path / "data")
+        os.replace(path, data.parent.with_name("replaced"))
+    os.replace(data.parent, path)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 import shlex
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from face_align_env.agents.evaluation.files import read_evaluation, read_rows
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.crops import MARGIN
 from face_align_env.datasets import FaceDataset, load_dataset
-from face_align_env.files import write_json
+from face_align_env.files import scratch_folder, write_json
 from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest, save_bundle
 from face_align_env.pretrain.recipes import recipe
-from face_align_env.pretrain.settings import read_json
 from face_align_env.released import (
     FOLDER,
     MAX_BYTES,
@@ -34,6 +33,7 @@ from face_align_env.released import (
     load_networks,
 )
 
+_METRICS = ("nme", "nme_low", "nme_high", "failure_rate", "iterations")
 METHODS = ("GEN", "DCRN")  # what the two networks of a release are, in evaluation.json
 
 
@@ -76,9 +76,8 @@ def make_release(
         )
     metrics = tuple(read_metrics(run_folder))
     train = _training_faces(config, root)
-    weights_folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".release-", dir=weights_folder) as temporary:
-        path = Path(temporary) / f"{name}.safetensors"
+    with scratch_folder(weights_folder) as temporary:
+        path = temporary / f"{name}.safetensors"
         parts: dict[str, GEN | LRN | ErrorHead] = {"gen": gen, "lrn": lrn}
         if RunFolder(run_folder).error_head.is_file():
             parts["confidence"] = ErrorHead.load(RunFolder(run_folder).error_head)
@@ -124,21 +123,19 @@ def read_metrics(run_folder: str | os.PathLike[str]) -> Iterator[Metric]:
     """The figures of GEN and DCRN in a run's ``evaluation*.json``.
 
     :raises FileNotFoundError: there is no such file
-    :raises ValueError: one of them holds no figures of DCRN
+    :raises ValueError: one of them is damaged, or holds no figures of DCRN
     """
     paths = sorted(Path(run_folder).glob("evaluation*.json"))
     if not paths:
         raise FileNotFoundError(f"'{run_folder}' has no evaluation.json. Make it: face-align evaluate {run_folder}")
     for path in paths:
-        document = read_json(path)
-        if "rows" not in document or "split" not in document:
-            continue  # of another kind
-        rows = [row for row in document["rows"] if row["method"] in METHODS]
-        if not any(row["method"] == "DCRN" for row in rows):
+        document = read_evaluation(path)
+        rows = [row for row in read_rows(path) if row.method in METHODS]
+        if not any(row.method == "DCRN" for row in rows):
             raise ValueError(f"'{path}' has no figures of DCRN. Make them: face-align evaluate {run_folder}")
         for row in rows:
-            shared = {key: round(row[key], 3) for key in ("nme", "nme_low", "nme_high", "failure_rate", "iterations")}
-            yield Metric(document["dataset"], document["split"], document["num_faces"], row["method"], **shared)
+            figures = {key: round(getattr(row, key), 3) for key in _METRICS}
+            yield Metric(document["dataset"], document["split"], document["num_faces"], row.method, **figures)
 
 
 def describe_recipe(config: RunConfig) -> str:

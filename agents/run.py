@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from face_align_env.files import locked_folder
 from face_align_env.keywords import check_keywords, make_task
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.weights import file_digest
+from face_align_env.prepared import faces_digest
 from face_align_env.pretrain.loop import make_fabric
 from face_align_env.pretrain.recipes import recipe
 from face_align_env.pretrain.settings import SettingError
@@ -26,6 +28,15 @@ from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+
+_SOURCES = {
+    "faces": "other faces",
+    "gen": "another GEN",
+    "policy": "another pretrained policy",
+    "init": "another --lrn-init",
+    "taken_from": "another --gen",
+}
 
 
 def run(
@@ -37,14 +48,16 @@ def run(
 ) -> None:
     """Train GEN, the cascades and DCRN, and evaluate; stages that are complete are left as they are.
 
-    Everything that can be known to be wrong is an error before anything is written or trained.
+    Everything that can be known to be wrong is an error before anything is written or trained. A complete stage must
+    have learnt from the faces and networks that are there now, whatever the folders are called.
 
     :param config: what to do
     :param folder: the run's folder
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"``
     :param console: where to say what happens
     :param stages: some of :data:`STAGES`; None: all. What is there is evaluated
-    :raises ValueError: there is no such stage, one of them needs another that is not there, or a setting makes no sense
+    :raises ValueError: there is no such stage, one of them needs another that is not there, a setting makes no
+        sense, or a complete stage has learnt from something else
     :raises DatasetNotFoundError: the data is nowhere to be found
     :raises FolderInUseError: another process works in the folder
     """
@@ -58,11 +71,15 @@ def run(
         work = _Work(config, place, fabric, FacesOnDevice(config.data, fabric.device))
         console.print(work.title)
         steps = len(wanted) + 1
+        for stage in STAGES.values():
+            work.compare(stage)
         work.read_faces(wanted)
         for number, stage in enumerate(wanted, 1):
             complete = place.weights(stage.name).is_file()
             console.print(f"{number}/{steps} {stage.name}{': complete' if complete else ''}")
-            if not complete:
+            if complete:
+                work.compare(stage)  # what it starts from may have been trained just now
+            else:
                 work.train(stage)
         if not place.gen.is_file():
             console.print(f"{steps}/{steps} evaluate: stage gen comes first")
@@ -110,6 +127,33 @@ class _Work:
             f"{train.scheme.num_landmarks} landmarks, preset {config.preset}, seed {config.seed}, "
             f"on {self.fabric.device}."
         )
+
+    def compare(self, stage: Stage) -> None:
+        """Compare what a complete stage has learnt from, by content, with what is there now.
+
+        What is not there any more, and what older versions have not written down, is not compared.
+
+        :raises ValueError: it has learnt from something else
+        """
+        if not self.place.weights(stage.name).is_file():
+            return
+        before, now = self.place.learnt_from(stage.name), {"faces": faces_digest(self.faces.prepared("train"))}
+        sources = {"gen": self.place.gen} if stage.needs else {}
+        if stage.name == "gen" and self.config.gen is not None:
+            sources["taken_from"] = Path(self.config.gen)
+        elif stage.name == "dcrn":
+            sources["policy"] = self.place.policy
+            if "normalizer" in (self.config.environment or {}):
+                del now["faces"]  # its faces have distances of their own
+        elif stage.from_gen and self.config.lrn_init is not None:
+            sources["init"] = Path(self.config.lrn_init)
+        now |= {name: file_digest(path) for name, path in sources.items() if path.is_file()}
+        for name, digest in now.items():
+            if before.get(name) not in (None, digest):
+                raise ValueError(
+                    f"'{self.place.stage(stage.name)}' has learnt from {_SOURCES[name]} than there is now. Remove that "
+                    "folder to train the stage again, or use another folder for the run (--name)."
+                )
 
     def read_faces(self, stages: Sequence[Stage]) -> None:
         """Read the faces once, at full size, if a supervised stage needs them: GEN's crops are made from these."""

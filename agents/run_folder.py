@@ -8,12 +8,15 @@ from pathlib import Path
 
 import torch
 
+from face_align_env.agents.dcrn.config import DIGEST, SETTINGS
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.aligner import FaceAligner
 from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
+from face_align_env.networks.weights import load_weights
 from face_align_env.pretrain.recipes import Data
+from face_align_env.pretrain.settings import read_json
 
 WEIGHTS = "weights.safetensors"
 MEAN_CASCADES = (2, 4, 8)  # LRN-m of Table 6
@@ -124,6 +127,26 @@ class RunFolder:
         :param iterations: m
         """
         return self.weights((_mean_cascade if from_mean else _gen_cascade)(iterations).name)
+
+    def learnt_from(self, name: str) -> dict[str, str | None]:
+        """What a trained stage has learnt from, by content.
+
+        :param name: of the stage
+        :return: SHA-256 of ``"faces"`` and of the weights that it began with: ``"gen"``, ``"policy"`` (of DCRN),
+            ``"init"``, ``"taken_from"``; None where there was none, or an older version has not written it down
+        :raises WeightsError, ValueError: its file is damaged
+        """
+        if name == "dcrn":
+            path = self.stage(name) / SETTINGS
+            settings = read_json(path) if path.is_file() else {}
+            try:
+                gen = str(settings.get("environment", {}).get("initializer"))
+                known = {"faces": settings.get("faces"), "policy": settings.get("lrn_sha256")}
+            except AttributeError as error:
+                raise ValueError(f"'{path}' is damaged. Remove it, or restore it from a copy.") from error
+            return {**known, "gen": gen.removeprefix(DIGEST) if gen.startswith(DIGEST) else None}
+        notes = load_weights(self.weights(name), "gen" if name == "gen" else "lrn")[2]
+        return {key: notes.get(f"{key}_sha256") for key in ("faces", "gen", "init", "taken_from")}
 
     def ablation(self, name: str) -> Path:
         """The weights of DCRN's actor in a row of ``face-align ablate``."""

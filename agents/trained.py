@@ -65,14 +65,17 @@ def agent_path(algorithm: str, task: str, folder: str | os.PathLike[str] = FOLDE
 def load_card(algorithm: str, task: str, folder: str | os.PathLike[str] = FOLDER) -> AgentCard:
     """What is known of a trained agent.
 
-    :raises ValueError: there is none; the message says which there are
+    :raises ValueError: there is none; the message says which there are; or it is damaged
     """
     path = agent_path(algorithm, task, folder).with_suffix(".json")
     if not path.is_file():
         there = (json.loads(each.read_text(encoding="utf-8")) for each in sorted(Path(folder).glob("*.json")))
         known = ", ".join(f"{each['algorithm']} on {each['task']}" for each in there) or "none"
         raise ValueError(f"There is no trained agent '{algorithm}' for '{task}'; there are: {known}.")
-    return AgentCard(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return AgentCard(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' is no card of a trained agent ({error}). Install face-align-env again.") from error
 
 
 def load_agent(

@@ -19,9 +19,12 @@ def check_number(
     :param least, most: it must be in between
     :raises ValueError: it is not
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    try:
+        found = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        found = math.inf
+    if not math.isfinite(found):
         raise ValueError(f"{name} must be a finite number, got {value!r}.")
-    found = float(value)
     if not (above < found and least <= found <= most):
         bounds = {"above": above, "at least": least, "at most": most}
         wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))

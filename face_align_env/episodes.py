@@ -22,6 +22,7 @@ from face_align_env.mdp import HISTORY_SIZE
 from face_align_env.patches import extract_patches, inner, pad_in_place
 
 ALL = slice(None)
+FARTHEST = 10 * CROP_SIZE  # pixels; what begins farther from the crop does not come back within an episode
 Slots = slice | npt.NDArray[np.int64]
 """Which episodes of a batch: :data:`ALL`, or their numbers."""
 
@@ -120,7 +121,7 @@ class EpisodeBatch:
         :param slots: M slots
         :param indices: (M,) faces
         :param seeds: (M,) seeds of their views
-        :raises ValueError: when the initializer does not give M finite shapes of K landmarks
+        :raises ValueError: when the initializer does not give M shapes of K landmarks, finite and not far from the crop
         :raises BadFaceError: an image cannot be read
         """
         self.begun[slots] = False
@@ -128,10 +129,13 @@ class EpisodeBatch:
         ground_truth, d, counted = self.task.source.annotations(index, seed)
         crops = self._make_crops(slots, index, seed)
         x_0 = np.asarray(self.task.initializer(crops), dtype=np.float32)
-        if x_0.shape != ground_truth.shape or not np.isfinite(x_0).all():
+        if x_0.shape != ground_truth.shape or not (np.abs(x_0) <= FARTHEST).all():
+            wrong = "" if np.isfinite(x_0).all() else " with values that are not finite"
+            if x_0.size and not wrong:
+                wrong = f" with coordinates up to {np.abs(x_0).max():.3g}"
             raise ValueError(
-                f"The initializer must give finite shapes {ground_truth.shape}, in pixels of the crop; "
-                f"it gave {x_0.shape}{'' if np.isfinite(x_0).all() else ' with values that are not finite'}."
+                f"The initializer must give finite shapes {ground_truth.shape}, in pixels of the crop and at most "
+                f"{FARTHEST} from its corner; it gave {x_0.shape}{wrong}."
             )
         self.index[slots], self.view_seed[slots] = index, seed
         self.ground_truth[slots], self.d[slots], self.counted[slots] = ground_truth, d, counted

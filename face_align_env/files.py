@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import platform
 import re
 import shlex
 import shutil
+import struct
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_END = struct.Struct("<4s4H2IH")  # of a zip file
+_MAX_BYTES = 1 << 32  # of all arrays of a file together
 _swept: set[Path] = set()  # folders in which this process has looked for leftovers
 
 
@@ -95,6 +101,21 @@ def _unwritable(path: str | os.PathLike[str], error: OSError) -> OSError:
     return OSError(error.errno, f"Cannot write the file ({error.strerror}): {cure}", os.fspath(path))
 
 
+@contextlib.contextmanager
+def scratch_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder within another one; what killed processes have left of theirs is removed.
+
+    :raises OSError: it cannot be made
+    """
+    temporary, _ = atomic_path(Path(folder) / "scratch")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file, complete or not at all; an existing one is replaced.
 
@@ -119,6 +140,57 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
+    """Read all arrays of a ``.npz`` file, and compare each with its checksum.
+
+    ``np.load`` stops before the end of an array's entry, where the checksum is looked at, and makes room for whatever
+    an array's header claims.
+
+    :raises FileNotFoundError: there is no such file
+    :raises ValueError: it is damaged, or no such file; the message names it
+    """
+    try:
+        with Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
+            if len(archive.infolist()) != _num_entries(file):
+                raise ValueError("its directory lacks entries")
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > _MAX_BYTES:
+                raise ValueError(f"it claims {size:,} bytes")
+            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
+    except FileNotFoundError:
+        raise
+    except (
+        *(OSError, ValueError, LookupError, EOFError, TypeError, SyntaxError, RuntimeError, OverflowError),
+        *(zipfile.BadZipFile, zlib.error, struct.error),
+    ) as error:
+        raise ValueError(f"'{os.fspath(path)}' is damaged or no file of arrays ({error}).") from error
+
+
+def _num_entries(file: IO[bytes]) -> int:
+    """How many entries a zip file without a comment says at its end that it has; its directory may be damaged."""
+    file.seek(-_END.size, os.SEEK_END)
+    signature, *_, entries, _, _, comment = _END.unpack(file.read())
+    if signature != b"PK\5\6" or comment:
+        raise ValueError("it does not end as such a file does")
+    return int(entries)
+
+
+def _array(data: bytes) -> npt.NDArray[Any]:
+    """What the bytes of a ``.npy`` file hold.
+
+    :raises ValueError: they hold something else, or as many numbers as they do not say
+    """
+    stream = io.BytesIO(data)
+    read_header = np.lib.format.read_array_header_1_0
+    if np.lib.format.read_magic(stream) != (1, 0):
+        read_header = np.lib.format.read_array_header_2_0
+    shape, in_columns, dtype = read_header(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds objects")
+    flat = np.frombuffer(data, dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if in_columns else "C").copy()
 
 
 class FolderInUseError(OSError):

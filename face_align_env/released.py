@@ -218,7 +218,7 @@ def load_card(path: str | os.PathLike[str]) -> Card:
         return Card.from_document(json.loads(Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
         _refuse(path, "is missing; without their card, weights are not loaded")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         _refuse(path, f"is no card of released weights ({error})")
 
 

@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import warnings
-import zipfile
 import zlib
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
@@ -29,7 +28,7 @@ import numpy.typing as npt
 
 from face_align_env.crops import CONTEXT, CROP_SIZE, Matrix
 from face_align_env.datasets import FaceDataset
-from face_align_env.files import atomic_path, write_bytes, write_json
+from face_align_env.files import atomic_path, read_arrays, write_bytes, write_json
 
 CONTEXT_SHAPE = (CROP_SIZE + 2 * CONTEXT, CROP_SIZE + 2 * CONTEXT, 3)
 _CONTEXT_BYTES = int(np.prod(CONTEXT_SHAPE))
@@ -88,9 +87,9 @@ def load_annotations(dataset: FaceDataset) -> Annotations:
     path = None if folder is None else folder / f"annotations-{_digest(key)}.npz"
     if path is not None and path.is_file():
         try:
-            with np.load(path) as arrays:
-                return Annotations(**{field.name: arrays[field.name] for field in fields(Annotations)})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            arrays = read_arrays(path)
+            return Annotations(**{field.name: arrays[field.name] for field in fields(Annotations)})
+        except (OSError, ValueError, KeyError):
             pass  # damaged: read the dataset again
     annotations = _read_annotations(dataset)
     if path is not None:

@@ -18,7 +18,8 @@ from safetensors.torch import save
 
 from face_align_env.files import write_bytes
 
-FORMAT = "face-align-env/checkpoint/1"
+FORMAT = "face-align-env/checkpoint/2"
+_OLDER = "face-align-env/checkpoint/1"  # its checksum is of the arrays' bytes alone
 _KINDS = {"tensor", "array", "dict", "list", "tuple"}
 
 
@@ -35,8 +36,8 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
     :raises OSError: the file cannot be written
     """
     tensors: dict[str, torch.Tensor] = {}
-    tree = _encode(state, tensors)
-    metadata = {"format": FORMAT, "tree": json.dumps(tree), "crc32": str(_checksum(tensors))}
+    tree = json.dumps(_encode(state, tensors))
+    metadata = {"format": FORMAT, "tree": tree, "crc32": str(_checksum(tensors, tree))}
     write_bytes(path, save(tensors, metadata))
 
 
@@ -50,14 +51,17 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         with safe_open(name, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if metadata.get("format") != FORMAT:
+        if metadata.get("format") not in (FORMAT, _OLDER):
             raise CheckpointError(f"'{name}' is no checkpoint of this version. Remove it to begin the training anew.")
-        if metadata["crc32"] != str(_checksum(tensors)):
+        tree = metadata["tree"]
+        if metadata["crc32"] != str(_checksum(tensors, None if metadata["format"] == _OLDER else tree)):
             raise ValueError("its contents do not fit their checksum")
-        state: dict[str, Any] = _decode(json.loads(metadata["tree"]), tensors)
+        state: dict[str, Any] = _decode(json.loads(tree), tensors)
+        if not isinstance(state, dict):
+            raise TypeError("it is no dictionary")
     except CheckpointError:
         raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, SyntaxError, RuntimeError) as error:
         raise CheckpointError(
             f"The checkpoint '{name}' is damaged ({error}). Remove it to begin the training anew."
         ) from error
@@ -101,8 +105,12 @@ def _decode(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     return (list if kind == "list" else tuple)(_decode(each, tensors) for each in inner)
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor]) -> int:
+def _checksum(tensors: Mapping[str, torch.Tensor], tree: str | None) -> int:
+    """Of the arrays' bytes, and of everything that says what they are; None: of the bytes alone."""
     total = 0
+    if tree is not None:
+        kinds = {name: [str(tensors[name].dtype), list(tensors[name].shape)] for name in sorted(tensors)}
+        total = zlib.crc32(f"{tree}{json.dumps(kinds)}".encode())
     for name in sorted(tensors):
         total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
     return total

@@ -20,6 +20,7 @@ from torch import Tensor
 from face_align_env.augmentation import Augmentation
 from face_align_env.extras import needs
 from face_align_env.mdp import nme
+from face_align_env.prepared import faces_digest
 from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from face_align_env.pretrain.devices import emulates_bf16, find_device
 from face_align_env.pretrain.faces import DeviceFaces
@@ -176,9 +177,16 @@ def _resume(folder: Path, train: TrainingStep, identity: Mapping[str, Any]) -> i
             )
         return 0
     state = load_checkpoint(path)
+    if not isinstance(state.get("identity"), dict):
+        raise CheckpointError(
+            f"The checkpoint '{path}' is of another kind of training. Remove it, or use its own folder."
+        )
     require_same(path, state["identity"], identity)
-    train.load(state)
-    return int(state["step"])
+    try:
+        train.load(state)
+        return int(state["step"])
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"The checkpoint '{path}' does not fit its training: {error}. Remove it.") from error
 
 
 def _require_finite(norms: list[Tensor], first: int) -> None:
@@ -272,5 +280,6 @@ def fit(
     logger.log_metrics({"test_nme": 100 * test_nme}, total)
     logger.finalize("success")
     if fabric.global_rank == 0:
-        objective.save(folder / "weights.safetensors", {**(notes or {}), "test_nme_percent": 100 * test_nme})
+        measured = {"faces_sha256": faces_digest(faces.prepared), "test_nme_percent": 100 * test_nme}
+        objective.save(folder / "weights.safetensors", {**(notes or {}), **measured})
     return test_nme

@@ -172,7 +172,7 @@ def accepts(annotation: object, value: object) -> bool:
     if isinstance(value, bool):
         return "bool" in kinds
     if isinstance(value, Integral):
-        return bool(kinds & {"int", "float"})
+        return bool(kinds & {"int", "float"}) and abs(int(value)) < 1 << 63  # larger ones are no numbers of any library
     if isinstance(value, Real):
         return "float" in kinds and math.isfinite(value)
     if isinstance(value, str | os.PathLike):
@@ -246,7 +246,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{os.fspath(path)}' is damaged: {error}. Remove it, or restore it from a copy.") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from face_align_env.agents.benchmark.settings import STARTS, TrialKey
 from face_align_env.agents.benchmark.trial import COLUMNS, FACES, RESULTS, is_complete
 from face_align_env.agents.common.rollout import MEASURES
 from face_align_env.extras import needs
-from face_align_env.files import write_bytes
+from face_align_env.files import read_arrays, write_bytes
 
 with needs("benchmark", "A comparison of algorithms"):
     import pandas as pd
@@ -126,13 +126,7 @@ class Results:
 
     @classmethod
     def _of_csv(cls, path: Path) -> Results:
-        try:
-            frame = pd.read_csv(path)
-        except (ValueError, pd.errors.ParserError) as error:
-            raise ValueError(f"'{path}' is no results.csv of a benchmark: {error}") from error
-        lacking = [column for column in (*COLUMNS, COMPLETE) if column not in frame]
-        if lacking or frame.empty:
-            raise ValueError(f"'{path}' is no results.csv of a benchmark: it has no {', '.join(lacking) or 'rows'}.")
+        frame = _read_frame(path, (*COLUMNS, COMPLETE))
         begun = frame[~frame[COMPLETE].astype(bool)][["algorithm", "start", "seed"]].drop_duplicates()
         return cls(
             frame=frame[list(COLUMNS)],
@@ -146,7 +140,7 @@ class Results:
         faces: dict[tuple[str, str], list[Path]] = {}
         unfinished = []
         for path in sorted(folder.glob(f"*/*/{RESULTS}")):
-            frame = pd.read_csv(path)
+            frame = _read_frame(path, COLUMNS)
             frames.append(frame)
             algorithm, start, seed = frame.iloc[0][["algorithm", "start", "seed"]]
             key = TrialKey(algorithm, start, int(seed))
@@ -234,12 +228,43 @@ def kind_of(name: str) -> str:
     return name.partition(" [")[0]
 
 
+def _read_frame(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A file of measurements.
+
+    :param columns: that it must have
+    :raises ValueError: it is another file, or damaged; the message names it
+    """
+    try:
+        frame = pd.read_csv(path)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"'{path}' is no results.csv of a benchmark: {error}") from error
+    lacking = [column for column in columns if column not in frame]
+    if lacking or frame.empty:
+        raise ValueError(f"'{path}' is no results.csv of a benchmark: it has no {', '.join(lacking) or 'rows'}.")
+    names = ("algorithm", "start", "termination", COMPLETE)
+    numbers = frame[[column for column in columns if column not in names]]
+    if not all(kind.kind in "iuf" for kind in numbers.dtypes) or not np.isfinite(numbers.to_numpy()).all():
+        raise ValueError(f"'{path}' is no results.csv of a benchmark: a figure in it is no number.")
+    if not all(kind.kind in "iu" for kind in frame[["seed", "step"]].dtypes):
+        raise ValueError(f"'{path}' is no results.csv of a benchmark: a seed or step is no whole number.")
+    return frame
+
+
 def _stack(paths: list[Path]) -> dict[str, Floats]:
-    files = []
-    for path in paths:
-        with np.load(path) as file:
-            files.append(dict(file))
-    return {key: np.stack([file[key] for file in files]).astype(np.float64) for key in files[0]}
+    """The arrays of several seeds' faces.
+
+    :raises ValueError: a file is damaged, or another one; the message names it
+    """
+    files = [read_arrays(path) for path in paths]
+    first = {key: array.shape for key, array in files[0].items()}
+    for path, file in zip(paths, files, strict=True):
+        if {key: array.shape for key, array in file.items()} != first or any(
+            a.dtype.kind not in "biuf" for a in file.values()
+        ):
+            raise ValueError(
+                f"'{path}' has measured other faces than '{paths[0]}', or is damaged. Remove it to measure again."
+            )
+    return {key: np.stack([file[key] for file in files]).astype(np.float64) for key in first}
 
 
 def each(results: Results) -> Iterator[tuple[str, str]]:

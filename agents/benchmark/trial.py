@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -43,7 +44,16 @@ from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.common.rollout import MEASURES, Rollout, play, spread
 from face_align_env.agents.common.trust import UntrustedFileError, require_trusted, sign
 from face_align_env.extras import needs
-from face_align_env.files import FolderInUseError, atomic_path, locked_folder, replacing, write_arrays, write_bytes
+from face_align_env.files import (
+    FolderInUseError,
+    atomic_path,
+    locked_folder,
+    replacing,
+    write_arrays,
+    write_bytes,
+    write_json,
+)
+from face_align_env.pretrain.settings import read_json
 
 COLUMNS = ("algorithm", "start", "seed", "step", "termination", *MEASURES, "wall_clock")
 RESULTS, FACES, ERROR, MODEL = "results.csv", "faces.npz", "error.txt", "model.zip"
@@ -217,10 +227,27 @@ def _write_checkpoint(own: Path, learner: Learner, state: Mapping[str, Any]) -> 
     if isinstance(learner, OffPolicyAlgorithm):
         learner.save_replay_buffer(str(temporary / _BUFFER))
     learner.save(str(temporary / MODEL))
-    write_bytes(temporary / _STATE, json.dumps({**state, "signature": sign(_with_code(temporary))}).encode())
+    whole = {**state, "signature": sign(_with_code(temporary))}
+    write_json(temporary / _STATE, {**whole, "crc32": _checksum(whole)})
     os.replace(temporary, final)
     for path in older:
         shutil.rmtree(path)
+
+
+def _checksum(state: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(state, sort_keys=True).encode())
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint says beside its model.
+
+    :raises KeyError, TypeError, ValueError: it is damaged
+    """
+    state: dict[str, Any] = read_json(path)
+    found = {key: state[key] for key in ("rows", "seconds", "transitions", "signature")}
+    if state.keys() != found.keys() and state.get("crc32") != _checksum(found):  # older versions have written none
+        raise ValueError("it does not fit its checksum")
+    return found
 
 
 def _with_code(checkpoint: Path) -> list[Path]:
@@ -240,14 +267,14 @@ def _load(checkpoint: Path, key: TrialKey, env: VecEnv) -> tuple[Learner, dict[s
     :raises ValueError: it is damaged
     """
     try:
-        state: dict[str, Any] = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        state = _read_state(checkpoint / _STATE)
         require_trusted(_with_code(checkpoint), state["signature"])
         learner: BaseAlgorithm = load_algorithm(key.algorithm).load(checkpoint / MODEL, env=env, device="cpu")
         if isinstance(learner, OffPolicyAlgorithm):
             learner.load_replay_buffer(str(checkpoint / _BUFFER))
     except UntrustedFileError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError, BadZipFile) as error:
         raise ValueError(f"'{checkpoint}' is damaged ({error}). Remove it to begin {key} again.") from error
     if isinstance(learner, OffPolicyAlgorithm) and isinstance(learner.replay_buffer, FaceReplayBuffer):
         learner.replay_buffer.faces = env.get_attr("faces")[0]

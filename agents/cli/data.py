@@ -7,20 +7,23 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from face_align_env.agents.cli.options import (
+    JsonOption,
     LandmarksOption,
     OptionOption,
     RootOption,
     announce,
     console,
     done,
+    print_json,
 )
 from face_align_env.agents.cli.parameters import dataset_options
 
@@ -31,38 +34,66 @@ data_app = typer.Typer(name="data", no_args_is_help=True, help="Datasets: list, 
 
 
 @data_app.command("list")
-def list_() -> None:
+def list_(as_json: JsonOption = False) -> None:
     """What each dataset is, where it was looked for, and how many faces it has."""
-    from face_align_env.datasets import REGISTRY, DatasetNotFoundError, dataset_class, load_dataset
-    from face_align_env.datasets.base import candidate_roots
+    from face_align_env.datasets import REGISTRY
+    from face_align_env.store import cache_folder, disk_usage, entries
 
+    found = {name: _look_at(name) for name in REGISTRY}
+    if as_json:
+        kept = {"folder": _text(cache_folder()), "bytes": sum(map(disk_usage, entries()))}
+        print_json({"datasets": found, "prepared": kept})
+        return
     view = Table("name", "what it is", "licence", "faces", "where", show_lines=True)
-    for name in REGISTRY:
-        kind = dataset_class(name)
-        counts, error = [], None
-        for split in kind.splits:
-            try:
-                with _quietly():
-                    found = len(load_dataset(name, split))
-            except DatasetNotFoundError:
-                found = 0
-            except ValueError as reason:  # a file in it is bad
+    for name, each in found.items():
+        counts = []
+        for split, faces in each["faces"].items():
+            expected = each["protocol"].get(split)
+            if faces is None:
                 counts.append(f"{split}: cannot be read")
-                error = str(reason)
-                continue
-            expected = kind.protocol.get(split)
-            if found:
-                counts.append(f"{split} {found:,}" + (f" of {expected:,}" if expected not in (None, found) else ""))
-        here = next((root for root in candidate_roots(kind) if root.is_dir()), None)
-        if kind.generated:
+            elif faces:
+                counts.append(f"{split} {faces:,}" + (f" of {expected:,}" if expected not in (None, faces) else ""))
+        if each["generated"]:
             where = "generated, nothing to get"
-        elif here is not None:
-            where = f"{here}" + (f"\n{error}" if error else "" if counts else "\n(the folder has none of its faces)")
+        elif each["root"] is not None:
+            note = each["error"] or ("" if counts else "(the folder has none of its faces)")
+            where = f"{each['root']}\n{note}".rstrip()
         else:
-            where = f"not in {' nor in '.join(map(str, candidate_roots(kind)))}\n{kind.how_to_get}"
-        view.add_row(*map(escape, (name, kind.description, kind.licence, "\n".join(counts) or "-", where)))
+            where = f"not in {' nor in '.join(each['candidates'])}\n{each['how_to_get']}"
+        view.add_row(*map(escape, (name, each["description"], each["licence"], "\n".join(counts) or "-", where)))
     console.print(view)
     _say_what_is_kept()
+
+
+def _look_at(name: str) -> dict[str, Any]:
+    """What a dataset is, and what is there of it; a split whose number of faces is None cannot be read."""
+    from face_align_env.datasets import DatasetNotFoundError, dataset_class, load_dataset
+    from face_align_env.datasets.base import candidate_roots
+
+    kind, faces, error = dataset_class(name), dict[str, int | None](), None
+    for split in kind.splits:
+        try:
+            with _quietly():
+                faces[split] = len(load_dataset(name, split))
+        except DatasetNotFoundError:
+            faces[split] = 0
+        except ValueError as reason:  # a file in it is bad
+            faces[split], error = None, str(reason)
+    return {
+        "description": kind.description,
+        "licence": kind.licence,
+        "generated": kind.generated,
+        "faces": faces,
+        "protocol": dict(kind.protocol),
+        "root": _text(next((root for root in candidate_roots(kind) if root.is_dir()), None)),
+        "candidates": [str(root) for root in candidate_roots(kind)],
+        "how_to_get": kind.how_to_get,
+        "error": error,
+    }
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 @data_app.command()
@@ -73,6 +104,7 @@ def verify(
     landmarks: LandmarksOption = None,
     option: OptionOption = None,
     decode: Annotated[bool, typer.Option(help="Decode the images too, not only their headers.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Read every annotation and image header; name each broken file. Exit status 1 if the dataset is not whole."""
     from face_align_env.datasets.verification import verify as verify_dataset
@@ -80,6 +112,10 @@ def verify(
     reports = verify_dataset(
         name, root, landmarks, dataset_options(name, landmarks, option), split, decode, console.is_terminal
     )
+    whole = all(report.is_whole for report in reports)
+    if as_json:
+        print_json({"dataset": name, "whole": whole, "splits": [asdict(report) for report in reports]})
+        raise typer.Exit(not whole)
     view = Table("split", "faces", "protocol", "missing", "broken", title=f"{name}: verified")
     for report in reports:
         expected = "-" if report.expected is None else f"{report.expected:,}"
@@ -89,7 +125,7 @@ def verify(
     problems = dict.fromkeys(problem for report in reports for problem in report.problems)
     for problem in problems:
         announce(f"broken: {problem}")
-    if not all(report.is_whole for report in reports):
+    if not whole:
         missing = sum(bool(report.missing) for report in reports)
         announce(f"{name} is not whole: {len(problems)} broken, {missing} of {len(reports)} splits lack faces.")
         raise typer.Exit(1)

@@ -11,6 +11,9 @@ from face_align_env.pretrain.settings import Settings, check_keywords, setting
 if TYPE_CHECKING:
     from face_align_env.augmentation import Augmentation
 
+SETTINGS = "settings.json"  # of a training's folder: everything that has shaped it
+DIGEST = "sha256 "  # before a file's digest there, in the place of its path
+
 # Keywords of DCRN and of FaceAlign-v0 that are options by themselves, or given by the training.
 _OF_DCRN = {
     "preset": "--agent",

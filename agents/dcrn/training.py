@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from face_align_env.agents.common.callbacks import EpisodeMetrics
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
 from face_align_env.agents.dcrn.algorithm import DCRN
-from face_align_env.agents.dcrn.config import AgentConfig
+from face_align_env.agents.dcrn.config import DIGEST, SETTINGS, AgentConfig
 from face_align_env.augmentation import Augmentation
 from face_align_env.extras import needs
 from face_align_env.files import locked_folder, replacing
@@ -199,7 +199,7 @@ def train_dcrn(
     folder, views = Path(folder), augmentation or Augmentation()
     pretrained = LRN.load(lrn)
     with locked_folder(folder), _environment(config, pretrained, views, env_options) as env:
-        settle(folder / "settings.json", _identity(config, seed, views, lrn, env, env_options))
+        settle(folder / SETTINGS, _identity(config, seed, views, lrn, env, env_options))
         model = DCRN(
             env=env,
             lrn=pretrained,
@@ -261,7 +261,7 @@ def _identity(
     environment = {key: value for key, value in options.items() if key != "root"}
     start = environment.get("initializer")
     if isinstance(start, str | os.PathLike) and Path(start).is_file():
-        environment["initializer"] = f"sha256 {file_digest(start)}"
+        environment["initializer"] = f"{DIGEST}{file_digest(start)}"
     return {
         **fixed,
         "seed": seed,
@@ -287,6 +287,8 @@ def _resume(model: DCRN, folder: Path) -> bool:
         return False
     try:
         resume(model, load_checkpoint(path))
-    except (KeyError, RuntimeError, TypeError) as error:
+    except CheckpointError:
+        raise
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise CheckpointError(f"The checkpoint '{path}' does not fit its training: {error}. Remove it.") from error
     return True

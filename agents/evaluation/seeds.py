@@ -5,7 +5,6 @@ A run of several seeds is a folder with an ordinary run's folder for each, ``see
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from face_align_env.agents.evaluation.files import read_faces
+from face_align_env.agents.evaluation.files import read_evaluation, read_faces
 from face_align_env.agents.evaluation.tables import Table, number, write_tables
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.files import write_json
@@ -210,7 +209,7 @@ def _read_split(name: str, folders: Mapping[int, Path]) -> Split | None:
     for seed, folder in folders.items():
         path = folder / f"{name}.json"
         if path.is_file() and path.with_suffix(".npz").is_file():
-            documents[seed] = json.loads(path.read_text(encoding="utf-8"))
+            documents[seed] = read_evaluation(path)
             arrays[seed] = read_faces(path)
     if not arrays:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +21,7 @@ from face_align_env.mdp import MDPParameters
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
+from face_align_env.pretrain.settings import read_json
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,13 @@ class _Rows:
         self.path, self.prepared, self.baseline, self.seed = path, prepared, baseline, seed
         self.rows: dict[str, dict[str, Any]] = {}
         if path.is_file():
-            document = json.loads(path.read_text(encoding="utf-8"))
-            known = (document.get("split"), document["seed"], document["baseline"]["nme"])
-            if known == (prepared.dataset.split, seed, baseline.row.nme):
-                self.rows = {row["method"]: row for row in document["rows"]}
+            document = read_json(path)
+            try:
+                known = (document.get("split"), document["seed"], document["baseline"]["nme"])
+                if known == (prepared.dataset.split, seed, baseline.row.nme):
+                    self.rows = {row["method"]: row for row in document["rows"]}
+            except (AttributeError, KeyError, TypeError) as error:
+                raise ValueError(f"'{path}' is damaged ({error!r}). Remove it to measure its rows again.") from error
 
     def timesteps(self, name: str) -> int:
         """How long a row was trained; 0: it is not there."""

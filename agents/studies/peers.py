@@ -9,7 +9,6 @@ costs little, and larger crops gain nothing (``docs/accuracy.md``).
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from face_align_env.crops import CROP_SIZE
 from face_align_env.extras import needs
 from face_align_env.files import replacing
 from face_align_env.prepared import PreparedFaces
-from face_align_env.pretrain.settings import settle
+from face_align_env.pretrain.settings import read_json, settle
 
 PREDICTOR, SETTINGS = "dlib.dat", "dlib.json"  # in a folder of peers
 
@@ -165,9 +164,12 @@ class DlibAligner:
         for path in paths:
             if not path.is_file():
                 raise FileNotFoundError(f"There is no '{path}'. Train dlib: python examples/compare_peers.py --run RUN")
-        self.settings: dict[str, Any] = json.loads(paths[1].read_text(encoding="utf-8"))
-        self.num_landmarks: int = self.settings["num_landmarks"]
-        self._rectangle = _rectangle(self.settings["margin"])
+        self.settings: dict[str, Any] = read_json(paths[1])
+        try:
+            self.num_landmarks: int = self.settings["num_landmarks"]
+            self._rectangle = _rectangle(self.settings["margin"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"'{paths[1]}' is damaged ({error!r}). Remove it and train again.") from error
         try:
             self._predictor = import_dlib().shape_predictor(str(paths[0]))
         except RuntimeError as error:

@@ -152,17 +152,25 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[Path, npt.NDArray[np.float6
     file = Path(path)
     found: dict[Path, list[list[float]]] = {}
     with file.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
-        for number, row in enumerate(csv.reader(lines), 1):
+        for number, row in enumerate(_rows(file, lines), 1):
             if not row or (number == 1 and [cell.strip() for cell in row[1:5]] == ["x0", "y0", "x1", "y1"]):
                 continue
             try:
+                photo = (file.parent / row[0].strip()).resolve()
                 box = [float(cell) for cell in row[1:]]
-            except ValueError:
+            except (ValueError, OSError):  # a name that no file can have, or a word for a number
                 box = []
             if len(box) != 4 or not np.isfinite(box).all() or box[0] >= box[2] or box[1] >= box[3]:
                 raise ValueError(
                     f"'{file}', line {number}: expected photo,x0,y0,x1,y1 with x0 < x1 and y0 < y1, "
                     f"got '{','.join(row)[:80]}'."
                 )
-            found.setdefault((file.parent / row[0].strip()).resolve(), []).append(box)
+            found.setdefault(photo, []).append(box)
     return {photo: np.array(rows) for photo, rows in found.items()}
+
+
+def _rows(file: Path, lines: Iterable[str]) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(lines)
+    except csv.Error as error:
+        raise ValueError(f"'{file}' is no CSV file: {error}.") from error

@@ -56,7 +56,7 @@ class JsonLines:
         for number, line in enumerate(_whole_lines(path), 1):
             try:
                 self._known.add(json.loads(line)["photo"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"'{path}', line {number}, is no line of face-align align's JSON. Name another file."
                 ) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -98,12 +100,14 @@ def unpack(archive: Path, folder: Path, limits: Limits, bar: Any) -> None:
         *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError),
         # an unknown method of compression, and a name that no file can have
         *(NotImplementedError, RuntimeError, ValueError),
+        *(IndexError, struct.error),  # zipfile's own: an empty name, a field that is cut short
     ) as error:
         raise _damaged(archive, error) from error
     except OSError as error:
-        if isinstance(error, ArchiveError) or error.errno is not None:
+        # Errors of gzip and bz2 have no number, the disk's have one; EINVAL: a header names a place before the file.
+        if isinstance(error, ArchiveError) or error.errno not in (None, errno.EINVAL):
             raise
-        raise _damaged(archive, error) from error  # of gzip or bz2; the disk's errors have a number
+        raise _damaged(archive, error) from error
 
 
 def _parts(archive: Path, member: _Member) -> tuple[str, ...]:
@@ -181,7 +185,7 @@ def unpacked_size(archive: Path) -> int:
     try:
         with zipfile.ZipFile(archive) as file:
             return sum(info.file_size for info in file.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise _damaged(archive, error) from error
 
 

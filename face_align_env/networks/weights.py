@@ -163,7 +163,7 @@ def load_weights(
         config, notes = config[network] if prefix else config, json.loads(metadata.get("notes", "{}"))
         if not isinstance(config, dict) or not isinstance(notes, dict):
             raise TypeError("it is no JSON object")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"'{name}' has no readable configuration ({error}); get it again.") from error
     return config, floats, notes
 

@@ -22,6 +22,7 @@ from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
+from face_align_env.prepared import faces_digest
 from face_align_env.pretrain import devices, loop
 from face_align_env.pretrain.checkpoint import load_checkpoint
 from face_align_env.pretrain.faces import Batch, DeviceFaces
@@ -114,7 +115,8 @@ def test_a_complete_training_is_not_trained_again(trainee: Any, kind: str, fabri
     assert fit(new(9), faces, test_faces, CONFIG, Augmentation(), tmp_path, fabric, {"by": "me"}) == first
     assert same(weights(tmp_path, kind), before)
     notes = load_weights(tmp_path / "weights.safetensors", kind)[2]
-    assert notes == {"by": "me", "test_nme_percent": 100 * first}
+    learnt = faces_digest(faces.prepared)
+    assert notes == {"by": "me", "faces_sha256": learnt, "test_nme_percent": 100 * first}
 
 
 @pytest.mark.parametrize("kind", ["gen"])

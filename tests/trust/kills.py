@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-SCRIPT = Path(__file__).with_name("work.py")
+from trust.work import WORK, beside, do
+
 MOST_SECONDS = 600.0  # of one start; longer means that it hangs
+SOONER = 5  # of how much of the unbroken work a killed start does on average
+
+# Each start is a process of its own, forked from one that has imported the libraries and done nothing else.
+_starting = multiprocessing.get_context("forkserver")
+_starting.set_forkserver_preload(
+    ["face_align_env.agents.run", "face_align_env.agents.benchmark.run", "face_align_env.agents.collect", "minari"]
+)
 
 
 @dataclass(frozen=True)
@@ -23,50 +28,57 @@ class Outcome:
 
     :param digest: of its result
     :param kills: how often it was killed on the way
+    :param seconds: from its first file to its end, when it was not killed
     """
 
     digest: str
     kills: int
+    seconds: float
 
 
-def start(name: str, folder: Path) -> subprocess.Popen[bytes]:
-    """The work in a process of its own, with prepared faces beside its folder."""
-    environment = {**os.environ, "FACE_ALIGN_CACHE": str(folder.with_name(f"{folder.name}-cache"))}
-    output = folder.with_name(f"{folder.name}.log").open("ab")
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), name, str(folder)], env=environment, stdout=output, stderr=subprocess.STDOUT
-    )
-
-
-def run(name: str, folder: Path, kills: int = 0, seed: int = 0) -> Outcome:
+def run(name: str, folder: Path, kills: int = 0, seed: int = 0, seconds: float = 1.0) -> Outcome:
     """Do a piece of work, killed ``kills`` times at random moments of what it takes from its first file on.
 
+    :param name: of :data:`trust.work.WORK`
+    :param folder: for its result
+    :param kills: how often
+    :param seed: of the moments
+    :param seconds: that the unbroken work takes
     :raises AssertionError: a start that is not killed fails, or hangs
     """
     rng = random.Random(f"{name}-{seed}")
     done = 0
     while done < kills:
-        process = start(name, folder)
+        process = _start(name, folder)
         _wait_until_it_works(process, folder)
         # Mostly soon, so that there is something left to kill; now and then in the middle of much.
-        time.sleep(rng.expovariate(1 / 0.25))
-        finished = process.poll() is not None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        done += 1
+        process.join(rng.expovariate(SOONER / seconds))
+        finished = not process.is_alive()
+        process.kill()
+        process.join()
         if finished:
-            assert process.returncode == 0, _log(folder)
+            assert process.exitcode == 0, _log(folder)
             break
-    process = start(name, folder)
-    assert process.wait(MOST_SECONDS) == 0, _log(folder)
-    return Outcome(digest(name, folder), done)
+        done += 1
+    process = _start(name, folder)
+    _wait_until_it_works(process, folder)
+    began = time.monotonic()
+    process.join(MOST_SECONDS)
+    assert process.exitcode == 0, _log(folder)
+    return Outcome(WORK[name].digest(folder), done, time.monotonic() - began)
 
 
-def _wait_until_it_works(process: subprocess.Popen[bytes], folder: Path) -> None:
+def _start(name: str, folder: Path) -> BaseProcess:
+    process = _starting.Process(target=do, args=(name, folder))
+    process.start()
+    return process
+
+
+def _wait_until_it_works(process: BaseProcess, folder: Path) -> None:
     """Until a file of the work is touched: imports alone are not worth a kill."""
     began, deadline = time.time(), time.monotonic() + MOST_SECONDS
-    places = (folder, folder.with_name(f"{folder.name}-cache"))
-    while process.poll() is None and time.monotonic() < deadline:
+    places = (folder, beside(folder, "cache"))
+    while process.is_alive() and time.monotonic() < deadline:
         if max(map(_touched_at, places)) > began:
             return
         time.sleep(0.01)
@@ -81,19 +93,10 @@ def _touched_at(folder: Path) -> float:
     return latest
 
 
-def digest(name: str, folder: Path) -> str:
-    """SHA-256 of the result: the weights, or every prepared face."""
-    if name == "prepare":
-        cache = folder.with_name(f"{folder.name}-cache")
-        (contexts,) = cache.rglob("contexts.raw")
-        return hashlib.sha256(contexts.read_bytes()).hexdigest()
-    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
-
-
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files that are still there."""
+    """Temporary files and folders that are still there."""
     return [path for path in folder.rglob(".*") if path.name.endswith(".tmp")]
 
 
 def _log(folder: Path) -> str:
-    return folder.with_name(f"{folder.name}.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+    return beside(folder, "log").read_text(encoding="utf-8", errors="replace")[-3000:]

@@ -8,10 +8,12 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from trust.refusals import Refused
 from writers.pts import write_pts_folder
 from writers.ytf import write_ytf
 
 import face_align_env  # noqa: F401
+from face_align_env.aligner.folders import read_boxes
 from face_align_env.datasets import BadFaceError, load_dataset
 from face_align_env.datasets.pts import read_pts, write_pts
 from face_align_env.datasets.verification import verify
@@ -58,13 +60,14 @@ for _part in (0.1, 0.5, 0.97):
 
 
 @pytest.mark.parametrize("name", BAD_PTS)
-def test_a_bad_pts_file_is_one_message_that_names_it(name: str, tmp_path: Path) -> None:
+def test_a_bad_pts_file_is_one_message_that_names_it(name: str, tmp_path: Path, refused: Refused) -> None:
     contents, message = BAD_PTS[name]
     path = tmp_path / "a.pts"
     path.write_bytes(contents)
     with pytest.raises(BadFaceError, match=message) as caught:
         read_pts(path)
     assert f"'{path}'" in str(caught.value)
+    refused(caught.value)
 
 
 # name -> (what becomes of the text of a file, message)
@@ -91,16 +94,43 @@ BAD_CSV: dict[str, tuple[Callable[[str], str], str]] = {
 
 @pytest.mark.parametrize("file_name", ["training_frames_keypoints.csv", "test_frames_keypoints.csv"])
 @pytest.mark.parametrize("name", BAD_CSV)
-def test_a_bad_csv_file_is_one_message_that_names_it(name: str, file_name: str, tmp_path: Path) -> None:
+def test_a_bad_csv_file_is_one_message_that_names_it(
+    name: str, file_name: str, tmp_path: Path, refused: Refused
+) -> None:
     change, message = BAD_CSV[name]
     path = write_ytf(tmp_path) / file_name
     path.write_bytes(change(path.read_bytes().decode().replace("\r\n", "\n")).encode())
     with pytest.raises(BadFaceError, match=message) as caught:
         load_dataset("ytf", "train", tmp_path)
     assert f"'{path}'" in str(caught.value)
+    refused(caught.value)
     problems = [problem for report in verify("ytf", str(tmp_path), progress=False) for problem in report.problems]
     assert problems
     assert all(f"'{path}'" in problem for problem in problems)
+
+
+# lines of a CSV file of boxes -> message
+BAD_BOXES: dict[str, tuple[bytes, str]] = {
+    "a box too short": (b"a.jpg,1,2,3\n", r"line 1: expected photo,x0,y0,x1,y1"),
+    "a box too long": (b"a.jpg,1,2,3,4,5\n", r"line 1: expected photo,x0,y0,x1,y1"),
+    "a word for a number": (b"photo,x0,y0,x1,y1\na.jpg,1,2,three,4\n", r"line 2: expected photo"),
+    "infinity": (b"a.jpg,1,2,inf,4\n", r"line 1: expected photo"),
+    "an empty box": (b"a.jpg,1,2,1,4\n", r"with x0 < x1 and y0 < y1"),
+    "a name with a zero byte": (b"a\0.jpg,1,2,3,4\n", r"line 1: expected photo"),
+    "a name that is too long": (b"a" * 200_000 + b",1,2,3,4\n", r"is no CSV file"),
+    "a quote that does not end": (b'"a.jpg,1,2,3,4\n' * 9, r"expected photo"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BOXES)
+def test_a_bad_file_of_boxes_is_one_message_that_names_it(name: str, tmp_path: Path, refused: Refused) -> None:
+    contents, message = BAD_BOXES[name]
+    path = tmp_path / "boxes.csv"
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match=message) as error:
+        read_boxes(path)
+    assert f"'{path}'" in str(error.value)
+    refused(error.value)
 
 
 def same_eyes(points: np.ndarray) -> None:
@@ -130,7 +160,7 @@ BAD_SHAPES: dict[Callable[[np.ndarray], None], str] = {
 
 @pytest.mark.parametrize("change", BAD_SHAPES, ids=lambda change: change.__name__)
 def test_verification_and_environment_refuse_the_same_face(
-    change: Callable[[np.ndarray], None], tmp_path: Path
+    change: Callable[[np.ndarray], None], tmp_path: Path, refused: Refused
 ) -> None:
     write_pts_folder(tmp_path)
     assert all(report.is_whole for report in verify("pts", str(tmp_path), decode=True, progress=False))
@@ -147,6 +177,7 @@ def test_verification_and_environment_refuse_the_same_face(
         play_all(tmp_path)
     with pytest.raises(BadFaceError, match=message):
         raise BadFaceError(reports["train"].problems[0])
+    refused(reports["train"].problems[0])
 
 
 def play_all(root: Path) -> None:

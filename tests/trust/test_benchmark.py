@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from stable_baselines3 import SAC
+from trust.refusals import Refused
 
 from face_align_env.agents.benchmark import trial
 from face_align_env.agents.benchmark.arena import LRN_FILE
@@ -120,13 +121,25 @@ def test_a_checkpoint_that_is_cut_off_is_none(begun: Path, monkeypatch: pytest.M
     ],
 )
 def test_a_damaged_checkpoint_is_named(
-    begun: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: type[Exception], message: str
+    begun: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: type[Exception], message: str, refused: Refused
 ) -> None:
     train_until(monkeypatch, begun, "write_faces", kill)
     path = trial_folder(begun, KEY) / "checkpoint-48" / name
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         run_trial(begun, KEY)
+    refused(caught.value)
+
+
+def test_a_figure_that_was_changed_in_a_checkpoint_is_noticed(
+    begun: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    train_until(monkeypatch, begun, "write_faces", kill)
+    path = trial_folder(begun, KEY) / "checkpoint-48" / "state.json"
+    path.write_text(path.read_text().replace('"transitions": 48', '"transitions": 32'))
+    with pytest.raises(ValueError, match="does not fit its checksum") as caught:
+        run_trial(begun, KEY)
+    refused(caught.value)
 
 
 def alive(pid: int) -> bool:

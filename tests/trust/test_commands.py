@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from trust.refusals import Refused
 from typer.testing import CliRunner
 
 from face_align_env.agents.cli.app import app
@@ -70,6 +71,8 @@ USAGE = [
     ("run --env reward=3", "--env makes no sense: reward must be one of paper, dense, shaped, got 3"),
     ("run --env alpha_1=abc", "--env makes no sense: alpha_1 must be a finite number, got 'abc'"),
     ("run --env alpha_1=-1", "--env makes no sense: alpha_1 must be above 0, got -1"),
+    (f"run --env alpha_1={'9' * 400}", "--env"),
+    (f"run --seed {'9' * 400}", "--seed"),
     ("run --env max_iterations=0", "--env makes no sense: max_iterations must be a whole number of at least 1"),
     ("run --env normalizer=nose", "--env makes no sense: normalizer must be one of"),
     ("run --env alpha_2=2", "--env cannot set 'alpha_2': use --alpha-2"),
@@ -174,14 +177,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("arguments", "expected"), USAGE, ids=[arguments for arguments, _ in USAGE])
-def test_what_makes_no_sense_is_a_usage_error_and_leaves_nothing(arguments: str, expected: str, here: Path) -> None:
-    assert expected in message(*arguments.split(), status=2)
+def test_what_makes_no_sense_is_a_usage_error_and_leaves_nothing(
+    arguments: str, expected: str, here: Path, refused: Refused
+) -> None:
+    said = message(*arguments.split(), status=2)
+    assert expected in said
+    refused(said)
     assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize(("arguments", "expected"), FAILURES, ids=[arguments for arguments, _ in FAILURES])
-def test_what_is_not_there_is_an_error_and_leaves_nothing(arguments: str, expected: str, here: Path) -> None:
-    assert expected in message(*arguments.split(), status=1)
+def test_what_is_not_there_is_an_error_and_leaves_nothing(
+    arguments: str, expected: str, here: Path, refused: Refused
+) -> None:
+    said = message(*arguments.split(), status=1)
+    assert expected in said
+    refused(said)
     assert list(here.iterdir()) == []
 
 
@@ -209,12 +220,15 @@ CONFIGURATIONS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("document", "expected"), CONFIGURATIONS, ids=[str(each) for each, _ in CONFIGURATIONS])
-def test_a_configuration_that_was_written_by_hand_is_looked_at(document: Any, expected: str, here: Path) -> None:
+def test_a_configuration_that_was_written_by_hand_is_looked_at(
+    document: Any, expected: str, here: Path, refused: Refused
+) -> None:
     text = document if isinstance(document, str) else json.dumps(document)
     (here / "config.json").write_text(text)
     found = message("evaluate", str(here), status=1)
     assert expected in found
     assert "config.json" in found
+    refused(found)
 
 
 def test_a_configuration_of_an_older_version_is_read(here: Path) -> None:
@@ -252,9 +266,10 @@ def test_a_configuration_of_an_older_version_is_read(here: Path) -> None:
         (lambda: Data(options=["size"]), "options"),  # type: ignore[arg-type]
     ],
 )
-def test_settings_are_looked_at_in_python_as_well(made: Any, name: str) -> None:
-    with pytest.raises(SettingError, match=f"^{name} must"):
+def test_settings_are_looked_at_in_python_as_well(made: Any, name: str, refused: Refused) -> None:
+    with pytest.raises(SettingError, match=f"^{name} must") as error:
         made()
+    refused(error.value)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +307,10 @@ def test_what_breaks_in_the_middle_is_one_message(
 
 
 @pytest.mark.parametrize("command", ["pretrain gen --preset tiny --option size=2 --device cpu --output file/gen"])
-def test_a_folder_that_cannot_be_written_is_named_before_the_training(command: str, here: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named_before_the_training(
+    command: str, here: Path, refused: Refused
+) -> None:
     (here / "file").write_text("no folder")
-    assert "Error: 'file" in message(*command.split(), status=1)
+    said = message(*command.split(), status=1)
+    assert "Error: 'file" in said
+    refused(said)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
+from trust.refusals import Refused
 from writers.pts import write_pts_folder
 
 from face_align_env.datasets.base import IMAGE_FORMATS, MAX_PIXELS, BadFaceError, read_image, read_image_size
@@ -110,13 +111,14 @@ def no_ghostscript(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", BAD_INPUTS)
-def test_a_bad_image_is_one_message_that_names_it(name: str, tmp_path: Path) -> None:
+def test_a_bad_image_is_one_message_that_names_it(name: str, tmp_path: Path, refused: Refused) -> None:
     file_name, data, message = BAD_INPUTS[name]
     path = tmp_path / file_name
     path.write_bytes(data)
     with pytest.raises(BadFaceError, match=message) as caught:
         read_image(path)
     assert f"'{path}'" in str(caught.value)
+    refused(caught.value)
     for upright in (False, True):
         with pytest.raises(BadFaceError, match=message):
             read_image(path, upright)

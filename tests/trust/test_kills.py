@@ -14,7 +14,7 @@ from trust.work import WORK
 @pytest.mark.parametrize("name", WORK)
 def test_killed_work_ends_as_if_it_had_not_been_killed(name: str, tmp_path: Path) -> None:
     unbroken = kills.run(name, tmp_path / "unbroken")
-    killed = kills.run(name, tmp_path / "killed", kills=2)
+    killed = kills.run(name, tmp_path / "killed", kills=2, seconds=unbroken.seconds)
     assert killed.kills >= 1
     assert killed.digest == unbroken.digest
     assert kills.leftovers(tmp_path / "killed") == []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from trust.refusals import Refused
 from typer.testing import CliRunner
 
 from face_align_env import files
@@ -87,7 +88,7 @@ def call(*arguments: str, status: int = 0) -> str:
 
 @pytest.mark.parametrize("damage", list(DAMAGES))
 @pytest.mark.parametrize("stage", list(COMMANDS))
-def test_a_damaged_checkpoint_is_named_with_its_cure(stage: str, damage: str, trained: Any) -> None:
+def test_a_damaged_checkpoint_is_named_with_its_cure(stage: str, damage: str, trained: Any, refused: Refused) -> None:
     trained()
     path = Path(stage) / "checkpoint.safetensors"
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
@@ -95,6 +96,17 @@ def test_a_damaged_checkpoint_is_named_with_its_cure(stage: str, damage: str, tr
     assert f"Error: The checkpoint '{path}' is damaged" in said
     assert "Remove it to begin the training anew." in said
     assert not Path("ran.txt").exists()
+    refused(said)
+
+
+@pytest.mark.parametrize(("stage", "other"), [("gen", "dcrn"), ("lrn", "dcrn"), ("dcrn", "gen"), ("gen", "lrn")])
+def test_a_checkpoint_of_another_training_is_named(stage: str, other: str, trained: Any, refused: Refused) -> None:
+    trained()
+    path = Path(stage) / "checkpoint.safetensors"
+    path.write_bytes((Path(other) / "checkpoint.safetensors").read_bytes())
+    said = call(*COMMANDS[stage], status=1)
+    assert f"'{path}'" in said
+    refused(said)
 
 
 def test_programs_in_the_places_of_older_checkpoints_do_not_run(trained: Any) -> None:
@@ -132,21 +144,25 @@ def test_programs_in_the_places_of_older_checkpoints_do_not_run(trained: Any) ->
         ("dcrn", ("--seed", "1"), "seed: 0 before, 1 now"),
     ],
 )
-def test_another_training_does_not_go_on_there(stage: str, change: tuple[str, ...], named: str, trained: Any) -> None:
+def test_another_training_does_not_go_on_there(
+    stage: str, change: tuple[str, ...], named: str, trained: Any, refused: Refused
+) -> None:
     trained()
     said = call(*COMMANDS[stage], *change, status=1)
     assert "belongs to a training with other settings" in said
     assert named in said
     assert "Use another folder" in said
+    refused(said)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
-def test_damaged_settings_are_named(text: str, trained: Any) -> None:
+def test_damaged_settings_are_named(text: str, trained: Any, refused: Refused) -> None:
     trained()
     Path("dcrn/settings.json").write_text(text)
     said = call(*DCRN_COMMAND, status=1)
     assert "Error: 'dcrn/settings.json' is damaged" in said
     assert "Remove it, or restore it from a copy." in said
+    refused(said)
 
 
 def test_a_folder_in_use_is_left_alone(trained: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,14 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from trust.refusals import Refused
 
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.networks.weights import FORMAT, WeightsError, save_weights
-
-EXAMPLES = int(os.environ.get("FACE_ALIGN_TRUST_EXAMPLES", "1"))
 
 SMALL = LRNConfig(num_landmarks=19, encoder=((4, 10, 10, 1),), bottleneck=4, hidden=16)
 
@@ -63,7 +59,7 @@ CRAFTED: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", CRAFTED)
-def test_crafted_weights_are_refused(case: str, tmp_path: Path) -> None:
+def test_crafted_weights_are_refused(case: str, tmp_path: Path, refused: Refused) -> None:
     change, message = CRAFTED[case]
     torch.manual_seed(0)
     config, tensors = asdict(SMALL), {key: value.clone() for key, value in LRN(SMALL).state_dict().items()}
@@ -73,13 +69,15 @@ def test_crafted_weights_are_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"crafted\.safetensors") as error:
         LRN.load(path)
     assert message in str(error.value)
+    refused(error.value)
 
 
-def test_a_mean_shape_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+def test_a_mean_shape_that_is_not_finite_is_refused(tmp_path: Path, refused: Refused) -> None:
     mean_shape = np.full((19, 2), np.nan, dtype=np.float32)
     GEN(GENConfig(num_landmarks=19, input_size=16, width=4, hidden=16), mean_shape).save(tmp_path / "gen.safetensors")
-    with pytest.raises(WeightsError, match="'mean_shape' holds values that are not finite"):
+    with pytest.raises(WeightsError, match="'mean_shape' holds values that are not finite") as error:
         GEN.load(tmp_path / "gen.safetensors")
+    refused(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -91,28 +89,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=150 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_mutated_file_loads_whole_or_is_refused(data: st.DataObject, whole: bytes, tmp_path: Path) -> None:
-    """Bytes are overwritten in the header, where a crash would come from; what loads has finite weights."""
-    header = 8 + int.from_bytes(whole[:8], "little")
-    mutated = bytearray(whole)
-    for place, byte in data.draw(st.lists(st.tuples(st.integers(0, header - 1), st.integers(0, 255)), max_size=4)):
-        mutated[place] = byte
-    length = data.draw(st.sampled_from([len(mutated), len(mutated) // 2, header, 7, 0]))
-    path = tmp_path / "mutated.safetensors"
-    path.write_bytes(bytes(mutated[:length]))
-    try:
-        lrn = LRN.load(path)
-    except WeightsError as error:
-        assert "mutated.safetensors" in str(error)  # noqa: PT017 - whether it is raised depends on the mutation
-    else:
-        assert all(parameter.isfinite().all() for parameter in lrn.parameters())
-        assert 0 < lrn.config.action_limit <= 256
-
-
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '"lrn"', "null", '{"hidden": {}}'])
-def test_a_configuration_that_is_no_configuration_is_refused(text: str, whole: bytes, tmp_path: Path) -> None:
+def test_a_configuration_that_is_no_configuration_is_refused(
+    text: str, whole: bytes, tmp_path: Path, refused: Refused
+) -> None:
     header_end = 8 + int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8:header_end])
     assert header["__metadata__"]["format"] == FORMAT
@@ -121,5 +101,6 @@ def test_a_configuration_that_is_no_configuration_is_refused(text: str, whole: b
     raw = raw.ljust(-(-len(raw) // 8) * 8)
     path = tmp_path / "config.safetensors"
     path.write_bytes(len(raw).to_bytes(8, "little") + raw + whole[header_end:])
-    with pytest.raises(WeightsError, match=r"config\.safetensors"):
+    with pytest.raises(WeightsError, match=r"config\.safetensors") as error:
         LRN.load(path)
+    refused(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -128,3 +129,29 @@ def test_show_knows_how_many_faces_there_are(here: Path) -> None:
     assert result.exit_code == 1
     assert "There is no face 4: 'synthetic' train has 0 to 3." in " ".join(result.stderr.split())
     assert not (here / "faces.png").exists()
+
+
+def test_list_and_verify_speak_json(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACE_ALIGN_DATA", str(here / "data"))
+    write_300w(here / "data" / "300w")
+    (here / "data" / "300w" / "ibug" / "image_0001.jpg").unlink()
+    told = json.loads(CliRunner().invoke(app, ["data", "list", "--json"]).stdout)
+    assert told["datasets"].keys() == REGISTRY.keys()
+    found = told["datasets"]["300w"]
+    assert found["faces"]["train"] == 9
+    assert found["protocol"]["train"] == 3148
+    assert found["faces"]["challenging"] is None
+    assert "image_0001" in found["error"]
+    assert found["root"] == str(here / "data" / "300w")
+    assert told["datasets"]["synthetic"]["generated"]
+    assert told["prepared"] == {"folder": str(here / "prepared"), "bytes": 0}
+
+    verified = CliRunner().invoke(app, ["data", "verify", "300w", "--split", "train", "--json"])
+    assert verified.exit_code == 1
+    report = json.loads(verified.stdout)
+    assert (report["dataset"], report["whole"]) == ("300w", False)
+    (split,) = report["splits"]
+    assert (split["split"], split["num_faces"], split["expected"], split["problems"]) == ("train", 9, 3148, [])
+    whole = CliRunner().invoke(app, ["data", "verify", "synthetic", "--option", "size=2", "--json"])
+    assert whole.exit_code == 0
+    assert json.loads(whole.stdout)["whole"] is True
