@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
-import re
 import shutil
 import sys
 import warnings
@@ -34,6 +32,7 @@ from face_align_env.datasets.base import (
     FaceDataset,
     candidate_roots,
 )
+from face_align_env.datasets.resuming import Resuming, bytes_bar, check_room, read_record, state_file, wrong_size
 from face_align_env.datasets.unpacking import (
     DEFAULT_LIMITS,
     TAR_SUFFIXES,
@@ -48,9 +47,6 @@ from face_align_env.datasets.unpacking import (
 from face_align_env.files import write_json
 
 _RECORD, _LOCK = "download.json", "lock"
-_PIECE = 1 << 16  # bytes, of connections: a piece that does not come whole is lost
-_TIMEOUT = (30.0, 60.0)  # seconds: to connect, and between two pieces
-_VALIDATORS = ("etag", "last-modified")  # the first that the server gives is sent back as If-Range
 
 
 def download(
@@ -140,16 +136,12 @@ def _remove_leftovers(target: Path, archive: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     part = _part(archive)
     for entry in archive.parent.iterdir():
-        if entry.is_file() and entry.name not in (archive.name, part.name, _state(part).name, _RECORD, _LOCK):
+        if entry.is_file() and entry.name not in (archive.name, part.name, state_file(part).name, _RECORD, _LOCK):
             entry.unlink()
 
 
 def _part(archive: Path) -> Path:
     return archive.with_name(f"{archive.name}.part")
-
-
-def _state(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
 
 
 def _fetch(
@@ -172,7 +164,7 @@ def _fetch(
             known_hash=archive.known_hash,
             fname=path.name,
             path=path.parent,
-            downloader=_Downloader(dataset, archive, _part(path), progress),
+            downloader=Resuming(dataset, archive, _part(path), progress),
         )
     except ValueError as error:  # pooch's word for another hash; it names both, and has deleted the file
         raise ArchiveError(
@@ -184,7 +176,7 @@ def _fetch(
     size = path.stat().st_size
     if archive.num_bytes not in (None, size):
         path.unlink()
-        raise _wrong_size(dataset, archive, size)
+        raise wrong_size(dataset, archive, size)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
@@ -197,174 +189,18 @@ def _fetch(
     }
 
 
-class _Downloader:
-    """Pooch's downloader, one that goes on where the last call stopped.
-
-    The bytes are collected in ``part``. The file beside it holds what the server said of the file when they were
-    begun; only a server that still says the same is asked for the rest (RFC 9110, sections 13.1.5 and 14).
-    """
-
-    def __init__(self, dataset: type[FaceDataset], archive: Archive, part: Path, progress: bool) -> None:
-        self._dataset = dataset
-        self._archive = archive
-        self._part = part
-        self._state = _state(part)
-        self._progress = progress
-
-    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> None:
-        self._fetch()
-        os.replace(self._part, output_file)
-        self._state.unlink(missing_ok=True)
-
-    def _kept(self) -> tuple[int, dict[str, Any]]:
-        """How many bytes can be gone on from, and what the server said of their file; 0: begin."""
-        state = _read_json(self._state)
-        if state.get("url") != self._archive.url or _validator(state) is None or not self._part.is_file():
-            return 0, {}
-        return self._part.stat().st_size, state
-
-    def _discard(self) -> None:
-        self._part.unlink(missing_ok=True)
-        self._state.unlink(missing_ok=True)
-
-    def _fetch(self) -> None:
-        import requests
-
-        offset, state = self._kept()
-        # Bytes as they are on the server: a compressed transfer has other positions.
-        headers = {"Accept-Encoding": "identity"}
-        if offset:
-            headers |= {"Range": f"bytes={offset}-", "If-Range": _validator(state) or ""}
-        try:
-            response = requests.get(self._archive.url, headers=headers, stream=True, timeout=_TIMEOUT)
-        except requests.RequestException as error:
-            raise self._failed(f"{self._archive.url} cannot be reached ({error}).") from error
-        with response:
-            status, (begin, total) = response.status_code, _place(response)
-            if status == 200:
-                self._receive(response, 0, total)
-            elif offset and status == 206 and begin == offset and _is_same(response, total, state):
-                self._receive(response, offset, total)
-            elif offset and status in (206, 416):
-                # 416 for a whole file: the last call was killed before it could rename it.
-                if status == 206 or not total == offset == state.get("num_bytes"):
-                    self._discard()
-                    self._fetch()
-            else:
-                raise self._refused(response)
-
-    def _receive(self, response: Any, offset: int, total: int | None) -> None:
-        """Append the response's bytes to the part, or begin it anew where ``offset`` is 0.
-
-        :param total: bytes of the whole file; None: not said
-        """
-        import urllib3
-
-        if not offset:
-            self._discard()
-            if total is not None and self._archive.num_bytes not in (None, total):
-                raise _wrong_size(self._dataset, self._archive, total)
-        if total is not None:
-            # Pictures hardly shrink, so what is unpacked is about as large as the archive.
-            _check_room(f"Dataset '{self._dataset.name}'", self._part.parent, 2 * total - offset)
-        try:
-            if not offset:
-                said = {name: response.headers.get(name) for name in _VALIDATORS}
-                write_json(self._state, {"url": self._archive.url, "num_bytes": total, **said})
-            with _bar(self._progress, self._dataset.name, total, offset) as bar, self._part.open("ab") as file:
-                # Not iter_content: it would unpack a .tar.gz that the server calls a compressed transfer.
-                for chunk in response.raw.stream(_PIECE, decode_content=False):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-        except urllib3.exceptions.HTTPError as error:
-            raise self._failed(f"The connection to {self._archive.url} broke off ({error}).") from error
-        except OSError as error:  # of the disk: urllib3 gives those of the connection another class
-            more = "more" if total is None else f"{in_bytes(2 * total - self._kept()[0])} more"
-            raise self._failed(
-                f"'{self._part}' cannot be written to ({error.strerror}). Archive and dataset take {more} in "
-                f"'{self._part.parent.parent}': make room, or choose another folder."
-            ) from error
-        size = self._part.stat().st_size
-        if total is not None and size < total:
-            raise self._failed(
-                f"The connection to {self._archive.url} broke off at {in_bytes(size)} of {in_bytes(total)}."
-            )
-
-    def _refused(self, response: Any) -> DownloadError:
-        status = response.status_code
-        cure = (
-            "Try again later."
-            if status == 429 or status >= 500
-            else f"The archive may have moved: get it by hand. {self._dataset.how_to_get}"
-        )
-        return self._failed(f"The server answers {status} {response.reason} for {self._archive.url}. {cure}")
-
-    def _failed(self, message: str) -> DownloadError:
-        kept, _ = self._kept()
-        if kept:
-            return DownloadError(
-                f"{message} {in_bytes(kept)} are kept in '{self._part}'; the same command goes on there."
-            )
-        self._discard()
-        return DownloadError(f"{message} Nothing is kept; the same command begins again.")
-
-
-def _validator(state: dict[str, Any]) -> str | None:
-    """What the server is to compare before it sends a rest; a weak ETag may not be used so (RFC 9110, 13.1.5)."""
-    for name in _VALIDATORS:
-        value = state.get(name)
-        if isinstance(value, str) and value and not value.startswith("W/"):
-            return value
-    return None
-
-
-def _place(response: Any) -> tuple[int | None, int | None]:
-    """First byte, and size of the whole file, of what a response holds; None where it does not say."""
-    if response.status_code == 200:
-        length = response.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdecimal() else None
-    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", ""))
-    if match is None:
-        return None, None
-    begin, total = match.groups()
-    return None if begin is None else int(begin), None if total is None else int(total)
-
-
-def _is_same(response: Any, total: int | None, state: dict[str, Any]) -> bool:
-    """Whether a rest is of the file that was begun; for servers that send it without having compared."""
-    pairs = [(total, state.get("num_bytes")), *((response.headers.get(name), state.get(name)) for name in _VALIDATORS)]
-    return all(now is None or then is None or now == then for now, then in pairs)
-
-
-def _wrong_size(dataset: type[FaceDataset], archive: Archive, size: int) -> ArchiveError:
-    return ArchiveError(
-        f"The archive of '{dataset.name}' is not the expected one: {archive.url} has {size:,} bytes instead of "
-        f"{archive.num_bytes:,}. It was not kept. See whether there is a newer version of this package, or add "
-        "--accept-changed (accept_changed=True)."
-    )
-
-
 def _compare(record: dict[str, Any], path: Path) -> None:
     """Refuse an archive whose hash differs from the one that was recorded for the same address.
 
     :raises ArchiveError: it does
     """
-    earlier = _read_json(path)
+    earlier = read_record(path)
     if earlier.get("url") == record["url"] and earlier.get("sha256") not in (None, record["sha256"]):
         raise ArchiveError(
             f"The archive of '{record['dataset']}' has changed: its SHA-256 is {record['sha256']}, and was "
             f"{earlier['sha256']} on {earlier.get('date')} ('{path}'). Figures may not compare with earlier ones. It "
             "was not kept; to take it all the same, add --accept-changed (accept_changed=True)."
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none that can be read."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _install(
@@ -378,9 +214,9 @@ def _install(
     temporary = target.with_name(f".{target.name}.unpacking-{os.getpid()}")
     needed = unpacked_size(archive)
     try:
-        _check_room(f"What '{archive}' unpacks to", target.parent, min(needed, limits.num_bytes))
+        check_room(f"What '{archive}' unpacks to", target.parent, min(needed, limits.num_bytes))
         temporary.mkdir()
-        with _bar(progress, f"{dataset.name}: unpacking") as bar:
+        with bytes_bar(progress, f"{dataset.name}: unpacking") as bar:
             unpack(archive, temporary, limits, bar)
         found = _find_data(dataset, temporary, target)
         write_json(found / _RECORD, record)
@@ -423,19 +259,3 @@ def _find_data(dataset: type[FaceDataset], folder: Path, target: Path) -> Path:
         f"The archive lacks the data of '{dataset.name}', and is deleted with all that was unpacked: "
         f"{reason.replace(str(folder), dataset.archive.url if dataset.archive else '')}"
     )
-
-
-def _check_room(what: str, folder: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold (a quota shows only when it is met)."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DownloadError(
-            f"{what} takes about {in_bytes(needed)} in '{folder}', where {in_bytes(free)} are free. Make room, or "
-            "choose another folder; what was fetched so far is kept."
-        )
-
-
-def _bar(progress: bool, what: str, total: int | None = None, done: int = 0) -> Any:
-    from face_align_env.progress import Progress
-
-    return Progress(desc=what, total=total, initial=done, unit="B", unit_scale=True, disable=not progress)

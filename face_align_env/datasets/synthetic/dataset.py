@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from face_align_env.datasets.base import Annotation, FaceDataset, landmarks_box
+from face_align_env.datasets.synthetic.canvas import Image, colored, cut, noise_banks, some_color
 from face_align_env.datasets.synthetic.head import (
     IMAGE_SIZE,
     SCHEME_POINTS,
@@ -25,7 +26,6 @@ from face_align_env.datasets.synthetic.head import (
     view_of,
 )
 from face_align_env.datasets.synthetic.portrait import draw_person, sample_light
-from face_align_env.datasets.synthetic.skin import Image, colored, cut, noise_banks, some_color
 from face_align_env.datasets.synthetic.wear import Wear, covered, sample_wear
 from face_align_env.landmarks import to_19_points
 

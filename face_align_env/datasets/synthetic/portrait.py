@@ -10,6 +10,23 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from face_align_env.datasets.synthetic.canvas import (
+    SHIFT,
+    TEXTURE_U,
+    TEXTURE_V,
+    Color,
+    Image,
+    colored,
+    cut,
+    fixed,
+    mask_of,
+    mix,
+    noise_banks,
+    plain,
+    some_color,
+    u_to_theta,
+    v_to_y,
+)
 from face_align_env.datasets.synthetic.head import (
     EAR_THETA,
     IMAGE_SIZE,
@@ -21,25 +38,7 @@ from face_align_env.datasets.synthetic.head import (
     half_width,
     surface_grid,
 )
-from face_align_env.datasets.synthetic.skin import (
-    SHIFT,
-    TEXTURE_U,
-    TEXTURE_V,
-    Color,
-    Image,
-    colored,
-    cut,
-    fixed,
-    hair_texture,
-    mask_of,
-    mix,
-    noise_banks,
-    paint_skin,
-    plain,
-    some_color,
-    u_to_theta,
-    v_to_y,
-)
+from face_align_env.datasets.synthetic.skin import hair_texture, paint_skin
 from face_align_env.datasets.synthetic.wear import Wear, glasses_depth, hair_line, lens_outlines
 
 GRID_U, GRID_V = 96, 104  # vertices around and along the head

@@ -25,7 +25,7 @@ from writers.support import ids_of
 from writers.w300 import STEMS, write_300w
 from writers.ytf import write_ytf
 
-from face_align_env.datasets import Annotation, BadFaceError, DatasetNotFoundError, FaceDataset
+from face_align_env.datasets import Annotation, BadFaceError, DatasetNotFoundError, FaceDataset, resuming
 from face_align_env.datasets import download as module
 from face_align_env.datasets.base import Archive, landmarks_box
 from face_align_env.datasets.download import ArchiveError, DownloadError, Limits, download
@@ -487,7 +487,7 @@ def test_an_answer_that_is_no_archive_keeps_what_there_is(status, server, place)
 
 
 def test_a_server_that_falls_silent_is_left(server, place, monkeypatch):
-    monkeypatch.setattr(module, "_TIMEOUT", (10, 0.2))
+    monkeypatch.setattr(resuming, "_TIMEOUT", (10, 0.2))
     server.hangs, server.cut = True, 100_000
     with pytest.raises(DownloadError, match=r"broke off \(.*timed out.*65\.5 kB are kept"):
         download(served(server, zipped(LARGE)), place, progress=False)
