@@ -110,7 +110,9 @@ def test_commands_are_understood(words: list[str]) -> None:
     elif words[0] == "python" and words[1].endswith(".py"):
         code = (HERE / words[1]).read_text(encoding="utf-8")
         for flag in (word.partition("=")[0] for word in words[2:] if word.startswith("--")):
-            assert f'"{flag}"' in code, f"{words[1]} has no {flag}"
+            field = flag.removeprefix("--").replace("-", "_")  # of a dataclass that is the command line
+            there = f'"{flag}"' in code or re.search(rf"^    {field}: ", code, re.M)
+            assert there, f"{words[1]} has no {flag}"
 
 
 # -- examples in Python ------------------------------------------------------------------------------------------------

@@ -51,9 +51,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "benchmark": (
         "benchmark --algos dcrn,sac,ppo --seeds 3 --landmarks 19 --option size=600",
+        "benchmark --task FaceAlign/State19-v0 --algos ppo,sac,td3 --seeds 3",
         "benchmark --algos sac,my_module:MyAlgorithm --set sac.learning_rate=0.001",
     ),
-    "benchmark-report": ("benchmark-report docs/benchmark/results.csv --output runs/report",),
+    "benchmark-tune": ("benchmark-tune --task FaceAlign/State19-v0 --algos ppo,sac --trials 10",),
+    "benchmark-report": ("benchmark-report docs/benchmark/state19.csv --output runs/report",),
     "compare": ("compare runs/benchmark-a runs/benchmark-b",),
     "speed": ("speed --only env --only networks",),
     "collect": (
