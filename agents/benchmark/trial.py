@@ -51,7 +51,6 @@ from face_align_env.files import (
     replacing,
     write_arrays,
     write_bytes,
-    write_json,
 )
 from face_align_env.pretrain.settings import read_json
 
@@ -228,7 +227,7 @@ def _write_checkpoint(own: Path, learner: Learner, state: Mapping[str, Any]) -> 
         learner.save_replay_buffer(str(temporary / _BUFFER))
     learner.save(str(temporary / MODEL))
     whole = {**state, "signature": sign(_with_code(temporary))}
-    write_json(temporary / _STATE, {**whole, "crc32": _checksum(whole)})
+    write_bytes(temporary / _STATE, json.dumps({**whole, "crc32": _checksum(whole)}).encode())
     os.replace(temporary, final)
     for path in older:
         shutil.rmtree(path)

@@ -156,6 +156,7 @@ def until(condition: Any, seconds: float) -> bool:
     return bool(condition())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_trials_end_with_their_benchmark_and_nobody_trains_one_twice(
