@@ -7,7 +7,6 @@ import hashlib
 import multiprocessing
 from collections import OrderedDict
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -24,22 +23,6 @@ from face_align_env.threads import share
 _DIGESTED = 16  # faces whose pixels are looked at
 _CHUNK = 32  # faces that a process prepares before it reports
 _WORTH_A_THREAD = 8  # crops to copy
-
-
-@dataclass(frozen=True, eq=False)
-class FaceBatch:
-    """N faces as an episode sees them.
-
-    :param crops: (N, 256, 256, 3) uint8, RGB
-    :param landmarks: (N, K, 2) float32, ground truth, crop pixels
-    :param d: (N,) float64, the normalising distance of Eq. 2, crop pixels
-    :param counted: (N, K) bool, the landmarks that Eq. 2 counts
-    """
-
-    crops: npt.NDArray[np.uint8]
-    landmarks: npt.NDArray[np.float32]
-    d: npt.NDArray[np.float64]
-    counted: npt.NDArray[np.bool_]
 
 
 class PreparedFaces:
@@ -239,22 +222,14 @@ class FaceSource:
         contexts = [self.prepared.context(int(i)) for i in indices]
         return warp_images(contexts, self.augmentation.sample_seeded(seeds), out=out)
 
-    def batch(
-        self,
-        indices: npt.NDArray[np.int64],
-        seeds: npt.NDArray[np.int64],
-        out: npt.NDArray[np.uint8] | None = None,
-    ) -> FaceBatch:
-        """The faces ``indices`` in the views of ``seeds``, with everything that an episode needs.
-
-        :param out: the array to fill with the crops, see :meth:`crops`
-        """
-        return FaceBatch(self.crops(indices, seeds, out), *self.annotations(indices, seeds))
-
     def annotations(
         self, indices: npt.NDArray[np.int64], seeds: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """``landmarks``, ``d`` and ``counted`` of :class:`FaceBatch`, for which no image is read."""
+        """What an episode needs to know of faces ``indices`` in the views of ``seeds``; no image is read.
+
+        :return: (N, K, 2) float32 ground truth, crop pixels; (N,) float64 Eq. 2's normalising distance, crop pixels;
+            (N, K) bool, the landmarks that Eq. 2 counts
+        """
         landmarks, d = self.prepared.landmarks[indices], self.prepared.d[indices]
         counted = self.prepared.counted[indices]
         if self.augmentation is not None:

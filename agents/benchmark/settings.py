@@ -77,10 +77,8 @@ class BenchmarkSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_environment(self)
-        for name in (
-            ("data", "initializer", "actions", "modes", "step", "observe_time") if self.task is not None else ()
-        ):
-            if getattr(self, name) != getattr(BenchmarkSettings(), name):
+        for name in ("data", "initializer", "actions", "modes", "step", "observe_time"):
+            if self.task is not None and getattr(self, name) != getattr(BenchmarkSettings(), name):
                 self.refuse("task", f"'{self.task}' says by itself what {name} is: leave that out.")
         if self.evaluations > self.timesteps:
             self.refuse("evaluations", f"must be at most --timesteps, {self.timesteps}, got {self.evaluations}.")

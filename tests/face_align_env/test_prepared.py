@@ -143,13 +143,13 @@ def test_index_and_seed_identify_an_augmented_crop(prepared: PreparedFaces) -> N
     assert (source.crops(FIRST, SECOND + 10) != crops).mean() > 0.5, "another seed, another view"
 
 
-def test_a_batch_is_what_an_episode_needs(prepared: PreparedFaces) -> None:
+def test_annotations_are_those_of_the_view(prepared: PreparedFaces) -> None:
     plain, augmented = FaceSource(prepared), FaceSource(prepared, Augmentation(mirror=1.0))
-    batch = plain.batch(FIRST, SECOND)
-    np.testing.assert_array_equal(batch.landmarks, prepared.landmarks[FIRST])
-    np.testing.assert_array_equal(batch.d, prepared.d[FIRST])
-    batch = augmented.batch(FIRST, SECOND)
-    np.testing.assert_array_equal(batch.crops, augmented.crops(FIRST, SECOND))
-    assert (batch.landmarks != prepared.landmarks[FIRST]).all()
+    landmarks, d, counted = plain.annotations(FIRST, SECOND)
+    np.testing.assert_array_equal(landmarks, prepared.landmarks[FIRST])
+    np.testing.assert_array_equal(d, prepared.d[FIRST])
+    np.testing.assert_array_equal(counted, prepared.counted[FIRST])
+    landmarks, d, _ = augmented.annotations(FIRST, SECOND)
+    assert (landmarks != prepared.landmarks[FIRST]).all()
     # the view moves the eyes' corners, and with them Eq. 2's d
-    np.testing.assert_allclose(batch.d, normalizing_distance(batch.landmarks, "inter_ocular"), rtol=1e-5)
+    np.testing.assert_allclose(d, normalizing_distance(landmarks, "inter_ocular"), rtol=1e-5)

@@ -32,6 +32,7 @@ from face_align_env.pretrain.checkpoint import load_checkpoint
 from face_align_env.pretrain.loop import CHECKPOINT
 from face_align_env.pretrain.objectives import StartJitter
 from face_align_env.pretrain.recipes import Recipe, TrainingConfig
+from face_align_env.pretrain.settings import SettingError
 
 METHODS = ["GEN", "LRN-2", "LRN-4", "LRN-8", "GEN-LRN4", "GEN-LRN8", "LRN+Eq.3", "DCRN"]
 STAGES = ["gen", "lrn-2", "lrn-4", "lrn-8", "gen-lrn4", "gen-lrn8", "dcrn"]
@@ -230,6 +231,11 @@ def test_values_are_what_they_look_like() -> None:
     made = {"size": 5, "scale": 0.5, "boxes": "detector", "note": "a=b", "flag": True, "version": "1.0.0"}
     assert pairs(given, "--option") == made
     assert pairs(None, "--option") == {}
+    assert pairs(['kwargs={"net_arch": [64, 64], "std": -1.5}'], "--set") == {
+        "kwargs": {"net_arch": [64, 64], "std": -1.5}
+    }
+    with pytest.raises(SettingError, match=r"'kwargs' that is no JSON"):
+        pairs(["kwargs={net_arch: 64}"], "--set")
 
 
 def test_a_runs_configuration_survives_its_file(here: Path) -> None:
