@@ -311,7 +311,7 @@ def _unpack(path: Path) -> Any:
 RUN = RunConfig(Data("synthetic", landmarks=19, options={"size": 4}), preset="tiny", alpha_2=3.0, jitter={"shift": 2.0})
 BENCHMARK = BenchmarkSettings(Data("synthetic"), lrn_sha256="0f" * 32, overrides={"sac.batch_size": 8})
 LINE = json.dumps({"photo": "a.jpg", "faces": [{"box": [1.5, 2, 30, 40], "score": None}]}) + "\n"
-COLUMN = "photo,face," + ",".join(["left,top,right,bottom,iterations,yaw,pitch,roll", "x0,y0,x1,y1"]) + "\n"
+COLUMN = "photo,face," + ",".join(["left,top,right,bottom,iterations,confidence,yaw,pitch,roll", "x0,y0,x1,y1"]) + "\n"
 
 LOADERS: dict[str, Loader] = {
     **{f"{kind} image": _image(kind) for kind in IMAGE_FORMATS},
@@ -328,7 +328,7 @@ LOADERS: dict[str, Loader] = {
     ),
     "json lines of align": Loader(_text("faces.jsonl", 3 * LINE), JsonLines, (ValueError,)),
     "csv of align": Loader(
-        _text("faces.csv", COLUMN + 3 * "a.jpg,0,1,2,3,4,5,6,7,8,9,10,11,12\n"),
+        _text("faces.csv", COLUMN + 3 * "a.jpg,0,1,2,3,4,5,6,7,8,9,10,11,12,13\n"),
         lambda path: CsvTable(path, 2),
         (ValueError,),
     ),
