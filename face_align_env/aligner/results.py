@@ -82,10 +82,13 @@ class CsvTable:
     def __init__(self, path: Path, num_landmarks: int) -> None:
         self.path = path
         columns = ["photo", "face", *_columns(num_landmarks)]
-        rows = list(csv.reader(_whole_lines(path)))
+        try:
+            rows = list(csv.reader(_whole_lines(path)))
+        except csv.Error as error:
+            raise ValueError(f"'{path}' is no CSV file of face-align align's ({error}). Name another file.") from error
         if rows and rows[0] != columns:
             raise ValueError(f"'{path}' has other columns than face-align align's with {num_landmarks} landmarks.")
-        self._known = {row[0] for row in rows[1:]}
+        self._known = {row[0] for row in rows[1:] if row}
         self._width = len(columns)
         if not rows:
             _append(path, _csv([columns]))

@@ -144,7 +144,7 @@ def _kill(name: str) -> tuple[int, bool, str]:
             outcome = kills.run(name, place, AT_ONCE, seed=runs, seconds=expected.seconds)
             killed, same, runs = killed + outcome.kills, same and outcome.digest == expected.digest, runs + 1
         left = kills.leftovers(Path(folder))
-    result = "equal, to the bit" if same else "DIFFERENT"
+    result = "equal" if same else "DIFFERENT"
     row = f"| `{name}` | {killed} | {runs} | {result} | {len(left)} | {time.monotonic() - began:.0f} |"
     return killed, same and not left, row
 

@@ -5,6 +5,7 @@ Trainings write checkpoints as often as they can, so that a kill hits one while 
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from face_align_env.agents.dcrn.training import train_dcrn
 from face_align_env.agents.run import run
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.datasets import load_dataset
+from face_align_env.datasets.pts import read_pts
 from face_align_env.files import read_arrays
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
@@ -155,10 +157,19 @@ def _of_arrays(path: Path) -> Iterator[bytes]:
         yield name.encode() + array.tobytes()
 
 
-def _of_folder(folder: Path) -> Iterator[bytes]:
-    """All files, but for where the photos are."""
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        yield path.name.encode() + path.read_bytes().replace(str(folder).encode(), b"work")
+def _of_photos(folder: Path) -> Iterator[bytes]:
+    """Which photos have how many faces in each kind of file, in their order; whole files, each photo once.
+
+    Not the landmarks: the networks take the photos that are ready together, and round otherwise in other batches.
+    """
+    lines = (folder / "faces.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    yield str([(Path(record["photo"]).name, len(record["faces"])) for record in records]).encode()
+    with (folder / "faces.csv").open(encoding="utf-8", newline="") as file:
+        yield str([(Path(row[0]).name, row[1], len(row)) for row in csv.reader(file)]).encode()
+    for path in sorted((folder / "pts").iterdir()):
+        yield f"{path.name} {len(read_pts(path))}".encode()
+    yield str(sorted(path.name for path in (folder / "drawn").iterdir())).encode()
 
 
 def _of_episodes(folder: Path) -> Iterator[bytes]:
@@ -207,7 +218,7 @@ WORK = {
     "data prepare": Work(prepare, _of_cache),
     "run": Work(whole_run, _of_run),
     "benchmark": Work(one_benchmark, _of_benchmark),
-    "align": Work(align, _of_folder),
+    "align": Work(align, _of_photos),
     "collect": Work(episodes, _of_episodes),
 }
 
