@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ def connected(cluster: str) -> Iterator[None]:
         ray.init(address="local", include_dashboard=False, **quiet)
     else:
         try:
+            _require_answer(cluster)
             ray.init(address=cluster, **quiet)
         except (ConnectionError, RuntimeError) as error:
             raise ValueError(
@@ -50,6 +52,19 @@ def connected(cluster: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(cluster: str) -> None:
+    """Knock at a head node's door: Ray itself waits for minutes where nobody opens.
+
+    :raises ConnectionError: nobody listens there
+    """
+    host, _, port = cluster.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
 
 
 def run_on_cluster(folder: str | os.PathLike[str], keys: Sequence[TrialKey], cluster: str) -> list[TrialKey]:

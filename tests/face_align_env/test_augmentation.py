@@ -70,11 +70,10 @@ def test_half_resolution_shows_the_same_view() -> None:
 def test_identity_is_the_plain_crop_exactly(toy_dataset: Toy) -> None:
     prepared = PreparedFaces(toy_dataset())
     indices, seeds = np.arange(6), np.arange(6)
-    plain = FaceSource(prepared).batch(indices, seeds)
-    still = FaceSource(prepared, STILL).batch(indices, seeds)
-    np.testing.assert_array_equal(still.crops, plain.crops)
-    np.testing.assert_array_equal(still.landmarks, plain.landmarks)
-    np.testing.assert_array_equal(still.d, plain.d)
+    plain, still = FaceSource(prepared), FaceSource(prepared, STILL)
+    np.testing.assert_array_equal(still.crops(indices, seeds), plain.crops(indices, seeds))
+    for one, other in zip(still.annotations(indices, seeds), plain.annotations(indices, seeds), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_mirroring_twice_gives_the_face_back(toy_dataset: Toy) -> None:
@@ -128,11 +127,11 @@ def test_a_view_is_a_function_of_its_seed() -> None:
 def test_a_warped_face_does_not_depend_on_its_batch(toy_dataset: Toy) -> None:
     source = FaceSource(PreparedFaces(toy_dataset()), Augmentation())
     indices, seeds = np.arange(6), np.arange(10, 16)
-    together = source.batch(indices, seeds)
+    crops, (landmarks, *_) = source.crops(indices, seeds), source.annotations(indices, seeds)
     for i in range(6):
-        alone = source.batch(indices[i : i + 1], seeds[i : i + 1])
-        np.testing.assert_array_equal(alone.crops[0], together.crops[i])
-        np.testing.assert_array_equal(alone.landmarks[0], together.landmarks[i])
+        alone = indices[i : i + 1], seeds[i : i + 1]
+        np.testing.assert_array_equal(source.crops(*alone)[0], crops[i])
+        np.testing.assert_array_equal(source.annotations(*alone)[0][0], landmarks[i])
 
 
 @pytest.mark.parametrize("threads", [2, 4])

@@ -66,6 +66,9 @@ STYLE_RECOMMENDATIONS = ("unconventional shape", "symmetric and normalized")
 def only_style_warnings() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # What other tests of this process have left behind is collected at any time.
+        warnings.filterwarnings("ignore", category=ResourceWarning)
+        warnings.filterwarnings("ignore", category=pytest.PytestUnraisableExceptionWarning)
         for message in STYLE_RECOMMENDATIONS:
             warnings.filterwarnings("ignore", message=f".*{message}.*")
         yield

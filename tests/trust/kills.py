@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import random
 import time
 from dataclasses import dataclass
@@ -87,9 +88,10 @@ def _wait_until_it_works(process: BaseProcess, folder: Path) -> None:
 def _touched_at(folder: Path) -> float:
     """When a file below was last written to; 0: there is none."""
     latest = 0.0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
-            latest = max(latest, path.stat().st_mtime)
+    for place, _, files in os.walk(folder):  # which passes over folders that are renamed meanwhile
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                latest = max(latest, os.stat(os.path.join(place, name)).st_mtime)
     return latest
 
 

@@ -383,9 +383,10 @@ def test_benchmarks_and_runs_are_put_side_by_side(begun: Path, here: Path, tmp_p
 def test_evaluations_of_runs_are_put_side_by_side(tmp_path: Path) -> None:
     row = {"nme": 4.0, "nme_low": 3.9, "nme_high": 4.1, "nme_inter_pupil": None, "failure_rate": 1.0}
     rows = [{"method": "DCRN", **row, "auc": 0.6, "iterations": 2.5, "ms_per_face": 3.0}]
+    document = {"dataset": "synthetic", "split": "test", "num_faces": 6, "rows": rows}
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "evaluation.json").write_text(json.dumps({"rows": rows}))
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(document))
     compare([tmp_path / "one", tmp_path / "two"], tmp_path / "out", Console(quiet=True))
     text = (tmp_path / "out" / "compare.md").read_text()
     assert "| one | DCRN | 4.00 | 3.90 .. 4.10 |" in text

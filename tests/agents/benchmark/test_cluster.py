@@ -79,9 +79,9 @@ def test_a_trial_that_fails_says_why(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["benchmark", "--task", "FaceAlign/State19-v0", "--algos", "ppo", "--timesteps", "1024"]
-    result = CliRunner().invoke(app, [*command, "--cluster", "auto"])
+    result = CliRunner().invoke(app, [*command, "--cluster", "127.0.0.1:1"])
     assert result.exit_code == 1
-    assert "--cluster auto: no Ray cluster answers there" in result.stderr
+    assert "--cluster 127.0.0.1:1: no Ray cluster answers there" in result.stderr
     result = CliRunner().invoke(app, [*command, "--cluster", "local", "--workers", "2"])
     assert result.exit_code == 2
     assert "--workers is for this machine's processes" in result.stderr

@@ -267,13 +267,13 @@ def test_ranges_of_the_training_are_options(here: Path) -> None:
 
 def test_ranges_of_a_run_are_those_of_every_stage(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
-    batch = FaceSource.batch
+    crops = FaceSource.crops
 
     def watched(self: FaceSource, *arguments: Any, **keywords: Any) -> Any:
         seen.append(self.augmentation)
-        return batch(self, *arguments, **keywords)
+        return crops(self, *arguments, **keywords)
 
-    monkeypatch.setattr(FaceSource, "batch", watched)
+    monkeypatch.setattr(FaceSource, "crops", watched)
     stages = ("--stage", "gen", "--stage", "gen-lrn4", "--stage", "dcrn")
     narrow = ("--augmentation", "shift=0.01", "--augmentation", "blur=0", "--jitter", "scale=0", "--visited", "share=0")
     call(*RUN, *stages, *narrow)

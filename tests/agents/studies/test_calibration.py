@@ -34,6 +34,7 @@ def micro_run(tmp_path: Path) -> Path:
     LRN(LRNConfig(29, encoder=((4, 10, 10, 1),), bottleneck=4)).save(RunFolder(folder).agent)
     RunConfig(Data("synthetic", None, 29, {"size": 12}), preset="tiny", alpha_2=3.0).write(folder)
     row = {key: METRIC[key] for key in ("method", "nme", "nme_low", "nme_high", "failure_rate", "iterations")}
+    row |= {"nme_inter_pupil": None, "auc": 0.5, "ms_per_face": 1.0}
     document = {"dataset": "synthetic", "split": "test", "num_faces": 12, "rows": [row]}
     (folder / "evaluation.json").write_text(json.dumps(document))
     return folder
