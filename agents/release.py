@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,9 @@ from face_align_env.released import (
     find_release,
     load_networks,
 )
+
+Network = GEN | LRN | ErrorHead
+"""What a release is made of."""
 
 _METRICS = ("nme", "nme_low", "nme_high", "failure_rate", "iterations")
 METHODS = ("GEN", "DCRN")  # what the two networks of a release are, in evaluation.json
@@ -76,20 +79,18 @@ def make_release(
         )
     metrics = tuple(read_metrics(run_folder))
     train = _training_faces(config, root)
-    with scratch_folder(weights_folder) as temporary:
-        path = temporary / f"{name}.safetensors"
-        parts: dict[str, GEN | LRN | ErrorHead] = {"gen": gen, "lrn": lrn}
-        if RunFolder(run_folder).error_head.is_file():
-            parts["confidence"] = ErrorHead.load(RunFolder(run_folder).error_head)
-        networks = {part: (asdict(network.config), network.state_dict()) for part, network in parts.items()}
-        save_bundle(path, networks, {"release": name}, half=True)
+    parts: dict[str, Network] = {"gen": gen, "lrn": lrn}
+    if RunFolder(run_folder).error_head.is_file():
+        parts["confidence"] = ErrorHead.load(RunFolder(run_folder).error_head)
+
+    def describe(path: Path) -> Card:
         size = path.stat().st_size
         if size > max_bytes:
             raise ValueError(
                 f"'{name}' would take {size / 1e6:.1f} MB, and released weights take {max_bytes / 1e6:.1f} MB at most: "
                 "train smaller networks (--preset compact)."
             )
-        card = Card(
+        return Card(
             name=name,
             landmarks=gen.num_landmarks,
             data=TrainingData(
@@ -112,11 +113,31 @@ def make_release(
             sha256=file_digest(path),
             created_with=version("face-align-env"),
         )
-        write_json(path.with_suffix(".json"), card.document())
+
+    return publish(name, weights_folder, parts, describe)
+
+
+def publish(
+    name: str, folder: str | os.PathLike[str], parts: Mapping[str, Network], describe: Callable[[Path], Card]
+) -> Release:
+    """Write the two files of a release; they replace older ones when both are complete and can be loaded.
+
+    :param name: of the release
+    :param folder: where it goes
+    :param parts: ``gen``, ``lrn`` and perhaps ``confidence``
+    :param describe: the card, of the file with the networks
+    :return: the release
+    :raises WeightsError: a parameter is too large for float16
+    """
+    with scratch_folder(folder) as temporary:
+        path = temporary / f"{name}.safetensors"
+        networks = {part: (asdict(network.config), network.state_dict()) for part, network in parts.items()}
+        save_bundle(path, networks, {"release": name}, half=True)
+        write_json(path.with_suffix(".json"), describe(path).document())
         load_networks(find_release(name, temporary))
         for file in (path, path.with_suffix(".json")):
-            os.replace(file, weights_folder / file.name)
-    return find_release(name, weights_folder)
+            os.replace(file, Path(folder) / file.name)
+    return find_release(name, folder)
 
 
 def read_metrics(run_folder: str | os.PathLike[str]) -> Iterator[Metric]:

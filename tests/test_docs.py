@@ -11,10 +11,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import typer
+from writers.command_line import understood
 from writers.support import REAL_DATA
 
-from face_align_env.agents.cli.app import app
 from face_align_env.datasets import load_dataset
 from face_align_env.datasets.pts import write_pts
 
@@ -81,21 +80,6 @@ def shown_commands() -> Iterator[Any]:
         for block in blocks(page, "bash"):
             for words in command_lines(block):
                 yield pytest.param(words, id=f"{name_of(page)}: {' '.join(words)[:60]}")
-
-
-def understood(words: list[str]) -> None:
-    """The command line takes these words.
-
-    :raises Exception: typer's or click's, it does not
-    """
-    command: Any = typer.main.get_command(app)
-    context = None
-    while hasattr(command, "commands"):
-        assert words[:1], "no command"
-        assert words[0] in command.commands, f"no command {words[0]}"
-        context = command.context_class(command, parent=context, info_name=command.name)
-        command, words = command.commands[words[0]], words[1:]
-    command.make_context(command.name, list(words), parent=context)
 
 
 @pytest.mark.parametrize("words", list(shown_commands()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from face_align_env.agents.evaluation.figures import write_figures
 from face_align_env.agents.evaluation.tables import Table, number, write_tables
+from face_align_env.agents.release import publish
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.aligner import FaceAligner
 from face_align_env.augmentation import Augmentation
@@ -24,14 +24,12 @@ from face_align_env.extras import needs
 from face_align_env.files import write_json
 from face_align_env.metrics import ReliabilityBin, reliability, spearman
 from face_align_env.networks.confidence import ErrorHead
-from face_align_env.networks.gen import GEN
-from face_align_env.networks.lrn import LRN
-from face_align_env.networks.weights import file_digest, save_bundle
+from face_align_env.networks.weights import file_digest
 from face_align_env.pretrain.confidence import Fit, Seen, Stretch, fit_error_head, fit_stretch, predict, see, stretched
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.recipes import Data
 from face_align_env.pretrain.settings import read_json
-from face_align_env.released import FOLDER, Release, find_release, load_networks
+from face_align_env.released import FOLDER, Card, Release, find_release, load_networks
 
 with needs("plots", "A figure"):
     import matplotlib
@@ -207,18 +205,12 @@ def store(release: Release, head: ErrorHead, told: str) -> Path:
     :return: the file
     """
     gen, lrn = load_networks(release)
-    parts: dict[str, GEN | LRN | ErrorHead] = {"gen": gen, "lrn": lrn, "confidence": head}
-    with tempfile.TemporaryDirectory(prefix=".release-", dir=release.path.parent) as temporary:
-        path = Path(temporary) / release.path.name
-        networks = {name: (asdict(network.config), network.state_dict()) for name, network in parts.items()}
-        save_bundle(path, networks, {"release": release.name}, half=True)
+
+    def describe(path: Path) -> Card:
         recipe = release.card.recipe.partition(_MARK)[0] + f"{_MARK}{told}."
-        card = replace(release.card, sha256=file_digest(path), recipe=recipe)
-        write_json(path.with_suffix(".json"), card.document())
-        load_networks(find_release(release.name, temporary))
-        for file in (path, path.with_suffix(".json")):
-            os.replace(file, release.path.parent / file.name)
-    return release.path
+        return replace(release.card, sha256=file_digest(path), recipe=recipe)
+
+    return publish(release.name, release.path.parent, {"gen": gen, "lrn": lrn, "confidence": head}, describe).path
 
 
 def measure(head: ErrorHead, seen: Seen) -> Iterator[Reliability]:

@@ -104,9 +104,9 @@ def align_upload(aligner: FaceAligner, path: Path, max_megapixels: float = MAX_M
                     "smaller one."
                 )
             image = read_image(path, upright=True)
+        except UploadError:
+            raise
         except (ValueError, OSError) as error:
-            if isinstance(error, UploadError):
-                raise
             raise UploadError("This file is no picture that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF).") from error
     finally:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Fetches a file over HTTP in such a way that a broken download goes on where it stopped."""
+"""Resumable downloads over HTTP."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _VALIDATORS = ("etag", "last-modified")  # the first that the server gives is se
 
 
 def state_file(part: Path) -> Path:
+    """Where the server's answer about a partial file is kept."""
     return part.with_name(f"{part.name}.json")
 
 
 class Resuming:
-    """Pooch's downloader, one that goes on where the last call stopped.
+    """A downloader for pooch that resumes an interrupted download.
 
     The bytes are collected in ``part``. The file beside it holds what the server said of the file when they were
     begun; only a server that still says the same is asked for the rest (RFC 9110, sections 13.1.5 and 14).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -15,12 +15,12 @@ import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
+from writers.environments import Toy, corner
 
 from face_align_env import FaceAlignEnv, FaceAlignVectorEnv, LearnedHistory
 from face_align_env.datasets import FaceDataset
 from face_align_env.prepared import FaceSource, PreparedFaces
 
-Toy = Callable[..., FaceDataset]
 N = 3
 MODES = pytest.mark.parametrize("mode", list(AutoresetMode))
 
@@ -41,10 +41,6 @@ def singles(dataset: FaceDataset | FaceSource, mode: AutoresetMode, num_envs: in
         return env if limit is None else TimeLimit(env, limit)
 
     return SyncVectorEnv([make] * num_envs, autoreset_mode=mode)
-
-
-def corner(crops: np.ndarray) -> np.ndarray:
-    return np.zeros((len(crops), 68, 2), dtype=np.float32)
 
 
 def assert_same(one: Any, other: Any) -> None:

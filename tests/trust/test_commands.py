@@ -176,21 +176,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "work"
 
 
-@pytest.mark.parametrize(("arguments", "expected"), USAGE, ids=[arguments for arguments, _ in USAGE])
-def test_what_makes_no_sense_is_a_usage_error_and_leaves_nothing(
-    arguments: str, expected: str, here: Path, refused: Refused
-) -> None:
-    said = message(*arguments.split(), status=2)
-    assert expected in said
-    refused(said)
-    assert list(here.iterdir()) == []
+MISTAKES = [pytest.param(*case, 2, id=case[0]) for case in USAGE] + [
+    pytest.param(*case, 1, id=case[0]) for case in FAILURES
+]
 
 
-@pytest.mark.parametrize(("arguments", "expected"), FAILURES, ids=[arguments for arguments, _ in FAILURES])
-def test_what_is_not_there_is_an_error_and_leaves_nothing(
-    arguments: str, expected: str, here: Path, refused: Refused
+@pytest.mark.parametrize(("arguments", "expected", "status"), MISTAKES)
+def test_a_mistake_is_one_message_and_leaves_nothing(
+    arguments: str, expected: str, status: int, here: Path, refused: Refused
 ) -> None:
-    said = message(*arguments.split(), status=1)
+    """Status 2: the words make no sense; 1: what they name is not there."""
+    said = message(*arguments.split(), status=status)
     assert expected in said
     refused(said)
     assert list(here.iterdir()) == []

@@ -63,7 +63,7 @@ BAD_JSON: dict[str, tuple[str | dict[str, Any], str]] = {
     "a list": ("[]", "dataset is missing"),
     "a page of HTML": ("<html></html>", "is damaged"),
     "no rows": ({key: value for key, value in DOCUMENT.items() if key != "rows"}, "rows is missing"),
-    "rows that are none": ({**DOCUMENT, "rows": {"DCRN": 3}}, "rows is missing or makes no sense"),
+    "rows that are not a list": ({**DOCUMENT, "rows": {"DCRN": 3}}, "rows is missing or makes no sense"),
     "a row that is none": ({**DOCUMENT, "rows": [3]}, "a row's method is missing"),
     "a row without its NME": (
         {**DOCUMENT, "rows": [{key: value for key, value in DOCUMENT["rows"][0].items() if key != "nme"}]},
