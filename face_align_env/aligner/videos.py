@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from face_align_env.datasets.base import BadFaceError, read_image_size
 from face_align_env.files import replacing
 
 Image = npt.NDArray[np.uint8]
@@ -19,9 +20,42 @@ Image = npt.NDArray[np.uint8]
 FPS = 30.0
 """Of cameras and files that do not say how many frames a second they have."""
 
+_HEAD = 400  # bytes that tell what a file is
+_CONTAINERS: list[dict[int, bytes]] = [  # bytes at places in the file
+    *({4: box} for box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),  # .mp4, .mov, .m4v, .3gp
+    {0: b"RIFF", 8: b"AVI "},
+    {0: b"\x1a\x45\xdf\xa3"},  # .mkv, .webm
+    {0: b"\x47", 188: b"\x47"},  # .ts
+    {4: b"\x47", 196: b"\x47"},  # .m2ts
+    {0: b"\0\0\1\xba"},  # .mpg
+    {0: b"\0\0\1\xb3"},
+    {0: b"FLV\1"},
+    {0: b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"},  # .wmv
+    {0: b"OggS"},
+    {0: b"GIF8"},
+]
+
 
 class VideoError(ValueError):
     """A video or camera that cannot be read or written; the message names it and says what to do."""
+
+
+def _require_video(name: str) -> None:
+    """See by its first bytes that a file is a video.
+
+    What decodes videos would also follow lists of other files (.m3u8, ffconcat), and addresses in them.
+
+    :raises VideoError: it is none
+    """
+    with open(name, "rb") as file:
+        head = file.read(_HEAD)
+    if any(all(head[i : i + len(part)] == part for i, part in kind.items()) for kind in _CONTAINERS):
+        return
+    try:
+        read_image_size(Path(name))
+    except BadFaceError:
+        raise VideoError(f"'{name}' is no video ({os.path.getsize(name)} bytes). Get it again.") from None
+    raise VideoError(f"'{name}' is a photo: face-align align takes it.")
 
 
 class VideoFrames:
@@ -42,6 +76,7 @@ class VideoFrames:
                 raise VideoError(f"The video '{name}' is missing. A camera is named by its number: 0, 1, ...")
             if not os.path.isfile(name):
                 raise VideoError(f"'{name}' is no file; face-align align takes folders of photos.")
+            _require_video(name)
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # its warnings would come before our error
         try:

@@ -1,10 +1,9 @@
-"""Whole files of every kind, the functions that read them, and how they are damaged."""
+"""Whole files of every kind, and the functions that read them."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
 import tarfile
 import tempfile
 import zipfile
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import strategies as st
 from PIL import Image
 from trust.test_evaluation import write_evaluation
 from writers.cofw import write_mat
@@ -36,6 +34,7 @@ from face_align_env.agents.trained import AgentCard
 from face_align_env.agents.trained import load_card as load_agent_card
 from face_align_env.aligner.folders import read_boxes
 from face_align_env.aligner.results import CsvTable, JsonLines
+from face_align_env.aligner.videos import VideoError, VideoFrames, VideoWriter
 from face_align_env.datasets import BadFaceError, DatasetNotFoundError, load_dataset
 from face_align_env.datasets.base import IMAGE_FORMATS, read_image, read_image_size
 from face_align_env.datasets.matlab import read_mat
@@ -101,6 +100,25 @@ def _read_image(path: Path) -> Any:
         assert image.shape[2] == 3
         assert image.dtype == np.uint8
     return image.shape
+
+
+def _make_video(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    with VideoWriter(folder / "a.mp4", 10) as writer:
+        for _ in range(8):
+            writer.write(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    return folder / "a.mp4"
+
+
+def _read_video(path: Path) -> Any:
+    shapes = []
+    for frame in VideoFrames(path):
+        assert frame.ndim == 3
+        assert frame.shape[2] == 3
+        assert frame.dtype == np.uint8
+        shapes.append(frame.shape)
+        assert len(shapes) < 100
+    return shapes
 
 
 def _make_pts(folder: Path) -> Path:
@@ -315,6 +333,7 @@ COLUMN = "photo,face," + ",".join(["left,top,right,bottom,iterations,confidence,
 
 LOADERS: dict[str, Loader] = {
     **{f"{kind} image": _image(kind) for kind in IMAGE_FORMATS},
+    "video": Loader(_make_video, _read_video, (VideoError,), examples=100),
     ".pts": Loader(_make_pts, _read_pts, (BadFaceError,), examples=80),
     ".mat 5": Loader(_mat(compressed=False), _read_mat, (BadFaceError,), examples=150),
     ".mat 5, compressed": Loader(_mat(), _read_mat, (BadFaceError,), examples=80),
@@ -380,67 +399,3 @@ LOADERS: dict[str, Loader] = {
     "archive (.zip)": Loader(_archive("faces.zip"), _unpack, (ArchiveError,)),
     "archive (.tar.gz)": Loader(_archive("faces.tar.gz"), _unpack, (ArchiveError,), checked=True),
 }
-
-_TOKEN = re.compile(rb'"[^"\n]*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null')
-_TOKENS = [
-    *(
-        b"null",
-        b"true",
-        b"-1",
-        b"0",
-        b"1",
-        b"2.5",
-        b"1e400",
-        b"-1e30",
-        b"NaN",
-        b"Infinity",
-        b'"x"',
-        b'""',
-        b"[]",
-        b"{}",
-    ),
-    *(b"[1, 2]", b'{"a": 1}', b"9" * 400, b"9" * 5000, b"[" * 5000, b",", b"\n", b"x", b"\xff", b"\0"),
-]
-_NUMBERS = [0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 1 << 20]
-
-
-# What is wrong: which kind of damage, in which part of the file, where in it, and a number for the rest.
-DAMAGE = st.lists(
-    st.tuples(st.integers(0, 8), st.integers(0, 3), st.integers(0, 1 << 32), st.integers(0, 1 << 32)),
-    min_size=1,
-    max_size=3,
-)
-
-
-def damaged(whole: bytes, damage: list[tuple[int, int, int, int]]) -> bytes:
-    """A file in which up to three things are wrong, more often near its ends than in its middle.
-
-    :param whole: the file
-    :param damage: an example of :data:`DAMAGE`
-    """
-    data = whole
-    for kind, part, where, number in damage:
-        size = len(data)
-        first, last = {0: (0, 400), 1: (size - 200, size)}.get(part, (0, size))
-        first, last = max(0, first), min(size, last)
-        place = first + where % (last - first + 1)
-        if kind <= 1:
-            data = data[:place] + bytes([number % 256]) + data[place + 1 :]
-        elif kind == 2:
-            width = (2, 4, 8)[number % 3]
-            value = _NUMBERS[number % len(_NUMBERS)] % (1 << 8 * width)
-            data = data[:place] + value.to_bytes(width, "little") + data[place + width :]
-        elif kind == 3:
-            data = data[:place] + data[place + 1 + number % 40 :]
-        elif kind == 4:
-            data = data[:place] + number.to_bytes(5, "little")[: 1 + number % 5] + data[place:]
-        elif kind == 5:
-            data = data[:place] + data[max(0, place - 1 - number % 200) :]
-        elif kind == 6:
-            data = data[:place]
-        else:  # of text: a number, a word, or a value of JSON is another one
-            tokens = list(_TOKEN.finditer(data[:100_000]))
-            if tokens:
-                token = tokens[where % len(tokens)]
-                data = data[: token.start()] + _TOKENS[number % len(_TOKENS)] + data[token.end() :]
-    return data

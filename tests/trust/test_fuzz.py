@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from trust.fuzz import DAMAGE, LOADERS, Loader, damaged
+from trust.damage import DAMAGE, damaged
+from trust.fuzz import LOADERS, Loader
 
 EXAMPLES = int(os.environ.get("FACE_ALIGN_TRUST_EXAMPLES", "1"))
 MOST_SECONDS = 30  # of one file; on a busy machine, a whole one of version 7.3 takes half a second

@@ -171,21 +171,47 @@ def test_a_video_that_was_not_finished_is_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+PHOTO = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("v.mp4", b"", r"'.*v\.mp4' is no video \(0 bytes\)"),
         ("v.mp4", b"some text", "is no video"),
+        ("v.m3u8", b"#EXTM3U\n#EXTINF:1,\nother.mp4\n", "is no video"),
+        ("v.mp4", b"ffconcat version 1.0\nfile other.mp4\n", "is no video"),
+        ("v.mp4", PHOTO, "is a photo: face-align align takes it"),
+        ("frame%02d.png", PHOTO, "is a photo: face-align align takes it"),
         ("v.mp4", None, "is missing. A camera is named by its number"),
         ("folder", None, "is no file; face-align align takes folders"),
     ],
 )
 def test_what_is_no_video_is_named(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     (tmp_path / "folder").mkdir()
+    with VideoWriter(tmp_path / "other.mp4", 10) as writer:  # that a playlist may name
+        writer.write(np.zeros((64, 96, 3), np.uint8))
+    for number in range(3):  # that a pattern may stand for
+        (tmp_path / f"frame{number:02}.png").write_bytes(PHOTO)
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(VideoError, match=message):
         VideoFrames(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [(".mp4", "mp4v"), (".mov", "mp4v"), (".avi", "MJPG"), (".mkv", "mp4v"), (".webm", "VP80"), (".ts", "mp4v")],
+)
+def test_videos_of_other_kinds_are_read(tmp_path: Path, ending: str, code: str) -> None:
+    path = tmp_path / f"v{ending}"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), 10, (64, 64))
+    for _ in range(5):
+        writer.write(np.full((64, 64, 3), 99, np.uint8))
+    writer.release()
+    if not path.exists() or not path.stat().st_size:
+        pytest.skip(f"this OpenCV writes no {ending}")
+    assert {frame.shape for frame in VideoFrames(path)} == {(64, 64, 3)}
 
 
 def test_a_camera_that_is_not_there_is_named() -> None:
