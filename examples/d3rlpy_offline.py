@@ -43,7 +43,7 @@ class Args:
     """episodes to collect where the dataset is absent"""
     policy: str = "examples.handwritten_policy:policy"
     """whose episodes are collected; the working directory is the repository's root"""
-    lrn: str = "300w-19"
+    lrn: str = "synthetic-19"
     """whose features the algorithm sees: released weights or a file, for the landmarks of the dataset"""
     updates: int = 2000
     """gradient steps"""

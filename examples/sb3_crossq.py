@@ -23,7 +23,7 @@ from face_align_env.extras import needs
 class Args:
     """Everything that can be changed from the command line."""
 
-    lrn: str = "300w-19"
+    lrn: str = "synthetic-19"
     """released weights, or a file, for 19 landmarks"""
     timesteps: int = 4000
     """transitions to collect"""

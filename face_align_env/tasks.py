@@ -75,7 +75,7 @@ def register_tasks() -> None:
         vector_entry_point="face_align_env.tasks:features_vector_env",
         max_episode_steps=MAX_ITERATIONS,
         reward_threshold=6.0,
-        kwargs={"landmarks": 19, "lrn": "300w-19", "modes": 10, "step": 0.5, **_DRAWN},
+        kwargs={"landmarks": 19, "lrn": "synthetic-19", "modes": 10, "step": 0.5, **_DRAWN},
     )
     register(
         id="FaceAlign/Policy19-v0",
@@ -83,7 +83,7 @@ def register_tasks() -> None:
         vector_entry_point="face_align_env.tasks:policy_vector_env",
         max_episode_steps=MAX_ITERATIONS,
         reward_threshold=6.0,
-        kwargs={"landmarks": 19, "lrn": "300w-19", "modes": 10, "step": 0.25, **_DRAWN},
+        kwargs={"landmarks": 19, "lrn": "synthetic-19", "modes": 10, "step": 0.25, **_DRAWN},
     )
     register(
         id="FaceAlign/State19-v0",

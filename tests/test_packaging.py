@@ -115,7 +115,7 @@ def test_the_wheel_has_one_top_level_all_modules_and_fits(wheel: Path) -> None:
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
     kept = {(name.parent.name, name.stem) for name in names if name.suffix == ".safetensors"}
     agents = {("trained", path.stem) for path in (ROOT / "agents" / "trained").glob("*.safetensors")}
-    assert kept == {("weights", name) for name in ("300w-68", "300w-19", "synthetic-68")} | agents
+    assert kept == {("weights", name) for name in ("300w-68", "300w-19", "synthetic-68", "synthetic-19")} | agents
     cards = {name.stem for name in names if name.parent.name == "weights" and name.suffix == ".json"}
     assert cards == {path.stem for path in (ROOT / "face_align_env" / "weights").glob("*.json")}
 

@@ -41,7 +41,7 @@ class PretrainedFeatures(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
     :raises FileNotFoundError, WeightsError: see :func:`face_align_env.networks.weights.load_weights`
     """
 
-    def __init__(self, env: gym.Env[Any, Any], lrn: LRN | str = "300w-19", device: str = "cpu") -> None:
+    def __init__(self, env: gym.Env[Any, Any], lrn: LRN | str = "synthetic-19", device: str = "cpu") -> None:
         RecordConstructorArgs.__init__(self, lrn=lrn, device=device)
         gym.Wrapper.__init__(self, env)
         self.lrn = _load_lrn(lrn, task_of(env), env.action_space, device)
@@ -75,7 +75,7 @@ class PretrainedFeatures(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
 class VectorPretrainedFeatures(VectorObservation):
     """:class:`PretrainedFeatures` of N faces; its parameters are the same. A batch may round differently."""
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], lrn: LRN | str = "300w-19", device: str = "cpu") -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], lrn: LRN | str = "synthetic-19", device: str = "cpu") -> None:
         super().__init__(env)
         self.lrn = _load_lrn(lrn, task_of(env), env.single_action_space, device)
         self.single_observation_space, self.single_action_space = _feature_spaces(task_of(env), self.lrn)

@@ -23,7 +23,7 @@ N = 4
 
 @pytest.fixture(scope="module")
 def lrn() -> LRN:
-    return load_networks(find_release("300w-19"))[1]
+    return load_networks(find_release("synthetic-19"))[1]
 
 
 def plain(mode: AutoresetMode = AutoresetMode.NEXT_STEP) -> Any:

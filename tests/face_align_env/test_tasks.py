@@ -353,7 +353,7 @@ def test_shape_modes_are_principal_axes() -> None:
 
 def test_features_are_what_the_trunk_says_of_the_state_that_the_environment_shows() -> None:
     inner = gym.make("FaceAlign-v0", landmarks=19, initializer="mean", learned_history=True, **FACES)
-    env = PretrainedFeatures(inner, "300w-19")
+    env = PretrainedFeatures(inner, "synthetic-19")
     first, _ = env.reset(seed=0)
     env.step(np.full(38, 4.0, dtype=np.float32))
     np.testing.assert_array_equal(inner.unwrapped.episodes.history[0], first)
