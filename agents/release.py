@@ -20,7 +20,7 @@ from face_align_env.networks.confidence import ErrorHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest, save_bundle
-from face_align_env.pretrain.recipes import recipe
+from face_align_env.pretrain.recipes import Data, recipe
 from face_align_env.released import (
     FOLDER,
     MAX_BYTES,
@@ -115,6 +115,27 @@ def make_release(
         )
 
     return publish(name, weights_folder, parts, describe)
+
+
+def run_of_release(release: Release, folder: str | os.PathLike[str]) -> RunFolder:
+    """The networks of a release as the folder of a run, for all that measures runs.
+
+    The parameters are those of the release, rounded to float16. An LRN that has seen no reinforcement learning is the
+    run's pretrained policy.
+
+    :param release: weights and card
+    :param folder: of the run; what is there of the same release is written anew
+    :raises ValueError: another run is there
+    :raises WeightsError: the weights are not those of the card
+    """
+    card, run = release.card, RunFolder(folder)
+    data = Data("+".join(card.data.datasets), landmarks=card.landmarks)
+    gen, lrn = load_networks(release)
+    RunConfig(data, preset=card.preset, seed=card.seed, alpha_2=card.alpha_2).write(run.path)
+    notes = {"release": release.name, "sha256": card.sha256}
+    gen.save(run.gen, notes)
+    lrn.save(run.agent if "DCRN" in {metric.method for metric in card.metrics} else run.policy, notes)
+    return run
 
 
 def publish(

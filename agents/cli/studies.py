@@ -23,12 +23,33 @@ from face_align_env.agents.cli.options import (
 from face_align_env.agents.cli.train import run_folder
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run, runs/NAME.")]
+RunOrReleaseArgument = Annotated[
+    Path, typer.Argument(help="Folder of a run, runs/NAME, or the name of released weights (300w-68).")
+]
+
+
+def _folder_of(run: Path) -> Path:
+    """The folder of a run; that of released weights is made, ``runs/released-NAME-HASH``."""
+    from face_align_env.released import find_release, released_names
+
+    if run.exists() or str(run) not in released_names():
+        return run
+    from face_align_env.agents.release import run_of_release
+
+    release = find_release(str(run))
+    return run_of_release(release, Path("runs") / f"released-{run}-{release.card.sha256[:8]}").path
+
+
 SplitOption = Annotated[str | None, typer.Option(help="Default: the dataset's test split.")]
 
 
 def evaluate(
     run: Annotated[
-        Path | None, typer.Argument(help="Folder of a run, runs/NAME; default: runs/DATASET[-LANDMARKS]-PRESET.")
+        Path | None,
+        typer.Argument(
+            help="Folder of a run, runs/NAME, or the name of released weights (300w-68); default: "
+            "runs/DATASET[-LANDMARKS]-PRESET."
+        ),
     ] = None,
     dataset: DatasetOption = "synthetic",
     preset: PresetOption = "compact",
@@ -43,7 +64,7 @@ def evaluate(
     """Measure each method of a run: Table 6's rows, as table, evaluation.json and figures."""
     from face_align_env.agents.evaluation.run_evaluation import evaluate as measure
 
-    folder = run or run_folder(dataset, landmarks, preset)
+    folder = run_folder(dataset, landmarks, preset) if run is None else _folder_of(run)
     announce(f"Evaluating {folder} on {device}")
     paths = measure(folder, split, device, console, root, on, seed)
     if as_json:
@@ -51,7 +72,7 @@ def evaluate(
 
 
 def robustness(
-    run: RunArgument,
+    run: RunOrReleaseArgument,
     split: SplitOption = None,
     faces: Annotated[int | None, typer.Option(min=1, help="How many faces, evenly spaced; default: all.")] = None,
     root: RootOption = None,
@@ -68,12 +89,13 @@ def robustness(
     """Measure each method under shifted, scaled and detected boxes, few pixels, JPEG and other light."""
     from face_align_env.agents.studies.robustness import run_robustness
 
+    run = _folder_of(run)
     announce(f"Perturbing the faces of {run} on {device}")
     written(run_robustness(run, split, faces, root, device, peers, seed, console), as_json)
 
 
 def tradeoff(
-    run: RunArgument,
+    run: RunOrReleaseArgument,
     split: SplitOption = None,
     alpha_2: Annotated[
         list[float] | None,
@@ -89,6 +111,7 @@ def tradeoff(
     """What an iteration buys: accuracy over iterations for many bounds of Eq. 3, and for cascades of fixed length."""
     from face_align_env.agents.studies.tradeoff import run_tradeoff
 
+    run = _folder_of(run)
     announce(f"Measuring {run} on {device}")
     written(run_tradeoff(run, split, alpha_2, root, device, seed, console).paths, as_json)
 
@@ -197,7 +220,7 @@ def release(
 
 
 def watch(
-    run: RunArgument,
+    run: RunOrReleaseArgument,
     index: Annotated[int, typer.Option(help="Which face of the split, from 0.")] = 0,
     output: Annotated[
         Path | None,
@@ -218,7 +241,7 @@ def watch(
     """Play an episode with a trained policy and look at it: a film, or its frames in a row."""
     from face_align_env.agents import watch as watching
 
-    episode, path = watching.watch(run, index, output, method, split, root, termination, fps)
+    episode, path = watching.watch(_folder_of(run), index, output, method, split, root, termination, fps)
     if as_json:
         rollout = episode.rollout
         played = {"nme": rollout.errors[:, 0].tolist(), "rewards": rollout.rewards[:, 0].tolist()}

@@ -52,16 +52,28 @@ class Refined:
         iteration. With a mirrored look: means of both looks
     :param iterations: (N,) int64; with a mirrored look: the longer one's
     :param confidences: (N,) float32 predicted NME, percent; None: there is no head that predicts it
+    :param history: (looks, N, 512) float32 d_T of each look
     """
 
     trajectories: npt.NDArray[np.float32]
     iterations: npt.NDArray[np.int64]
     confidences: npt.NDArray[np.float32] | None
+    history: npt.NDArray[np.float32]
 
     def __getitem__(self, some: slice) -> Refined:
         """Some of the crops."""
         known = self.confidences
-        return Refined(self.trajectories[some], self.iterations[some], None if known is None else known[some])
+        return Refined(
+            self.trajectories[some],
+            self.iterations[some],
+            None if known is None else known[some],
+            self.history[:, some],
+        )
+
+    def damped(self, share: float) -> Refined:
+        """With this share of each way from x_0, as where x_0 is known well."""
+        start = self.trajectories[:, :1]
+        return replace(self, trajectories=start + np.float32(share) * (self.trajectories - start))
 
     def alignments(self, photo: Photo) -> list[Alignment]:
         """The faces whose crops these are, in the photo that they were cut out of."""
@@ -268,27 +280,41 @@ class FaceAligner:
         refined = self.refine(crops, starts)
         return refined.trajectories, refined.iterations
 
-    def refine(self, crops: npt.NDArray[np.uint8], starts: npt.NDArray[np.float32] | None = None) -> Refined:
+    def refine(
+        self,
+        crops: npt.NDArray[np.uint8],
+        starts: npt.NDArray[np.float32] | None = None,
+        history: npt.NDArray[np.float32] | None = None,
+    ) -> Refined:
         """Align prepared crops, and predict how large their errors are.
 
         :param crops: (N, 256, 256, 3) uint8
         :param starts: (N, K, 2) x_0 of each, crop pixels, such as a face's shape in the frame before; None: GEN's, or
             the mean shape
+        :param history: (looks, N, 512) d_0 of each look, such as :attr:`Refined.history` of the frame before, with
+            which the cascade goes on; None: zeros
         """
-        looks = self.looks(crops, starts)
+        looks = self.looks(crops, starts, history)
         trajectories, iterations = looks[0].trajectories, looks[0].iterations
         if self.mirror:
             trajectories = (trajectories + looks[1].trajectories) / 2
             iterations = torch.maximum(iterations, looks[1].iterations)
         confidences = None if self.error_head is None else self._confidences(self.error_head, looks)
-        return Refined(trajectories.cpu().numpy(), iterations.cpu().numpy(), confidences)
+        last = torch.stack([look.history for look in looks]).cpu().numpy()
+        return Refined(trajectories.cpu().numpy(), iterations.cpu().numpy(), confidences, last)
 
     @torch.inference_mode()
-    def looks(self, crops: npt.NDArray[np.uint8], starts: npt.NDArray[np.float32] | None = None) -> tuple[Look, ...]:
+    def looks(
+        self,
+        crops: npt.NDArray[np.uint8],
+        starts: npt.NDArray[np.float32] | None = None,
+        history: npt.NDArray[np.float32] | None = None,
+    ) -> tuple[Look, ...]:
         """The look at prepared crops, and with ``mirror`` the one at the mirrored crops, mirrored back.
 
         :param crops: see :meth:`refine`
         :param starts: see :meth:`refine`
+        :param history: see :meth:`refine`
         """
         both: list[list[Look]] = [[], []] if self.mirror else [[]]
         if not len(crops):
@@ -299,9 +325,13 @@ class FaceAligner:
             x_0 = None
             if starts is not None:
                 x_0 = torch.from_numpy(np.asarray(starts[batch], dtype=np.float32)).to(self.device)
-            both[0].append(self._look(images, x_0))
+            d_0 = None
+            if history is not None:
+                d_0 = torch.from_numpy(np.asarray(history[:, batch], dtype=np.float32)).to(self.device)
+            both[0].append(self._look(images, x_0, None if d_0 is None else d_0[0]))
             if self.mirror:
-                other = self._look(images.flip(2), None if x_0 is None else self._mirrored(x_0))
+                mirrored = None if x_0 is None else self._mirrored(x_0)
+                other = self._look(images.flip(2), mirrored, None if d_0 is None else d_0[1])
                 both[1].append(replace(other, trajectories=self._mirrored(other.trajectories)))
         return tuple(Look.concatenate(parts) for parts in both)
 
@@ -332,15 +362,15 @@ class FaceAligner:
         )
         return shapes
 
-    def _look(self, images: torch.Tensor, x_0: torch.Tensor | None) -> Look:
+    def _look(self, images: torch.Tensor, x_0: torch.Tensor | None, d_0: torch.Tensor | None) -> Look:
         x_0 = self.start(images) if x_0 is None else x_0
         steps = 0 if self.lrn is None else self.max_iterations
         trajectories = x_0[:, None].repeat(1, steps + 1, 1, 1)
         iterations = torch.zeros(len(images), dtype=torch.int64, device=self.device)
-        history = x_0.new_zeros(len(images), HISTORY_SIZE)
+        history = x_0.new_zeros(len(images), HISTORY_SIZE) if d_0 is None else d_0.clone()
         if self.lrn is not None and len(images):
             patch_size = self.lrn.config.patch_size
-            for step in cascade(self.lrn, images, x_0, steps, self.alpha_2, patch_size):
+            for step in cascade(self.lrn, images, x_0, steps, self.alpha_2, patch_size, history.clone()):
                 trajectories[step.faces, step.iteration :] = step.landmarks[:, None]
                 iterations[step.faces] = step.iteration
                 history[step.faces] = step.history

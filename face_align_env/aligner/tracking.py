@@ -1,4 +1,4 @@
-"""FaceTracker: the faces of a video, each frame's shapes starting from what the frame before has shown."""
+"""FaceTracker: the faces of a video, each frame's cascade going on where that of the frame before has stopped."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy.typing as npt
 from face_align_env.aligner.aligner import FaceAligner, Photo
 from face_align_env.aligner.alignment import Alignment
 from face_align_env.aligner.detection import Boxes, overlaps
+from face_align_env.aligner.motion import moved_shape
 from face_align_env.crops import crop_transform, cut, transform_points
 from face_align_env.datasets.base import landmarks_box
+from face_align_env.mdp import HISTORY_SIZE
 
 DETECT_EVERY = 30
 """Frames from one search for new faces to the next, while there are faces."""
@@ -22,6 +24,13 @@ LOST = 0.4
 
 ONE_FACE = 0.4
 """Boxes that overlap as much (intersection over union) are of one face."""
+
+GEN_SHARE = 0.2
+"""Of x_0, of a face that is followed: enough for errors not to add up from frame to frame, too little to tremble."""
+
+STEP = 0.5
+"""Share that is taken of the cascade's way from x_0. A shape that has come along with the face is about as good as what
+the cascade makes of a single frame, and their mean is better than either."""
 
 Image = npt.NDArray[np.uint8]
 
@@ -88,13 +97,24 @@ class _Track:
     id: int
     shape: npt.NDArray[np.float32]  # of the last frame, not smoothed
     smoother: OneEuroFilter | None
+    history: npt.NDArray[np.float32] | None = None  # (looks, 512) d_T; None: the cascade begins anew
+
+
+@dataclass
+class _Place:
+    track: _Track
+    box: npt.NDArray[np.float64]
+    moved: npt.NDArray[np.float32] | None  # the shape of the last frame in this one; None: nobody knows
 
 
 class FaceTracker:
     """Follows the faces of a video, frame by frame.
 
-    x_0 of a face that is being followed is the mean of GEN's estimate and of its shape in the frame before. The
-    detector searches a frame only where no face is followed, where one was lost, and now and then for new ones. A
+    The optical flow says where a followed face has come to. There the cascade goes on: x_0 is the shape of the frame
+    before, moved, and a fifth of GEN's estimate; d_0 is the last d_T; and half of the cascade's way is taken. Where the
+    frames do not tell how a face has moved, as after a cut, it is aligned as in a photo.
+
+    The detector searches a frame only where no face is followed, where one was lost, and now and then for new ones. A
     detector that can :class:`Looker.look` is asked each time whether there still is a face and where; otherwise every
     frame is searched.
 
@@ -114,6 +134,7 @@ class FaceTracker:
             raise ValueError(f"fps must be positive, got {fps}.")
         self.aligner, self.detect_every, self.smooth, self.fps = aligner, detect_every, smooth, fps
         self._tracks: list[_Track] = []
+        self._before: Image | None = None
         self._next_id, self._frames_since_search = 0, 0
 
     def __call__(self, frame: Image) -> list[TrackedFace]:
@@ -134,35 +155,55 @@ class FaceTracker:
             new = self._search(frame, found, alignments)
             alignments += new
             self._tracks += [self._begin(alignment) for alignment in new]
+        self._before = frame.copy() if self._tracks else None
         return [self._told(track, alignment) for track, alignment in zip(self._tracks, alignments, strict=True)]
 
     def _follow(self, frame: Image, found: Boxes | None) -> list[tuple[_Track, Alignment]]:
         """The faces of the frame before that are still there."""
-        seen = [(track, self._where(frame, found, track)) for track in self._tracks]
-        places = [(track, box) for track, box in seen if box is not None]
-        if not places:
-            return []
-        boxes = np.array([box for _, box in places])
-        transforms = crop_transform(boxes, self.aligner.margin)
-        crops = np.stack([cut(frame, transform) for transform in transforms])
-        # The last shape alone lags behind a face that moves, as the cascade has learnt to start from GEN's estimates;
-        # GEN's alone tremble.
-        before = [transform_points(matrix, track.shape) for matrix, (track, _) in zip(transforms, places, strict=True)]
-        starts = (np.stack(before) + self.aligner.start_shapes(crops)) / np.float32(2)
-        found_again = self.aligner.refine(crops, starts).alignments(Photo(frame, boxes, transforms, crops))
+        places = [place for track in self._tracks if (place := self._place(frame, found, track)) is not None]
+        gone_on = self._go_on(frame, places)
         kept: list[tuple[_Track, Alignment]] = []
-        for alignment, (track, box) in zip(found_again, places, strict=True):
-            if overlaps(box[None], landmarks_box(alignment.landmarks))[0] < ONE_FACE:
-                alignment = self.aligner(frame, box)[0]
+        for place in places:
+            alignment = gone_on.get(place.track.id)
+            if alignment is None or overlaps(place.box[None], landmarks_box(alignment.landmarks))[0] < ONE_FACE:
+                alignment, place.track.history = self.aligner(frame, place.box)[0], None
             # Two tracks on one face: the older goes on.
             if not _is_known(landmarks_box(alignment.landmarks), [other for _, other in kept]):
-                track.shape = alignment.landmarks
-                kept.append((track, alignment))
+                place.track.shape = alignment.landmarks
+                kept.append((place.track, alignment))
         return kept
 
-    def _where(self, frame: Image, found: Boxes | None, track: _Track) -> npt.NDArray[np.float64] | None:
-        """The box of a face that has been followed so far; None where it is lost."""
-        box = landmarks_box(track.shape).astype(np.float64)
+    def _place(self, frame: Image, found: Boxes | None, track: _Track) -> _Place | None:
+        """Where a face that has been followed so far is; None where it is lost."""
+        moved = None if self._before is None else moved_shape(self._before, frame, track.shape)
+        box = self._where(frame, found, track.shape if moved is None else moved)
+        return None if box is None else _Place(track, box, moved)
+
+    def _go_on(self, frame: Image, places: list[_Place]) -> dict[int, Alignment]:
+        """Of each face whose motion is known, by its id: the cascade from where it has stopped in the frame before."""
+        known = [(place, place.moved) for place in places if place.moved is not None]
+        if not known:
+            return {}
+        boxes = np.array([place.box for place, _ in known])
+        transforms = crop_transform(boxes, self.aligner.margin)
+        photo = Photo(frame, boxes, transforms, np.stack([cut(frame, transform) for transform in transforms]))
+        moved = np.stack(
+            [transform_points(matrix, shape) for matrix, (_, shape) in zip(transforms, known, strict=True)]
+        )
+        starts = moved + np.float32(GEN_SHARE) * (self.aligner.start_shapes(photo.crops) - moved)
+        none = np.zeros((2 if self.aligner.mirror else 1, HISTORY_SIZE), np.float32)
+        history = [none if place.track.history is None else place.track.history for place, _ in known]
+        refined = self.aligner.refine(photo.crops, starts, np.stack(history, axis=1))
+        for i, (place, _) in enumerate(known):
+            place.track.history = refined.history[:, i]
+        alignments = refined.damped(STEP).alignments(photo)
+        return {place.track.id: alignment for (place, _), alignment in zip(known, alignments, strict=True)}
+
+    def _where(
+        self, frame: Image, found: Boxes | None, shape: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float64] | None:
+        """The box of the face near a shape; None where there is none."""
+        box = landmarks_box(shape).astype(np.float64)
         if found is not None:
             near = overlaps(found, box)
             return found[near.argmax()] if near.max(initial=0) > 0 else None

@@ -15,9 +15,11 @@ import typer
 from typer.testing import CliRunner
 
 from face_align_env import released
+from face_align_env.agents.cli.studies import evaluate as evaluate_command
 from face_align_env.agents.cli.studies import release as release_command
 from face_align_env.agents.dcrn.config import AgentConfig
-from face_align_env.agents.release import describe_command, describe_recipe, make_release
+from face_align_env.agents.evaluation.files import read_rows
+from face_align_env.agents.release import describe_command, describe_recipe, make_release, run_of_release
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.aligner.aligner import FaceAligner
@@ -26,7 +28,7 @@ from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.networks.weights import WeightsError
 from face_align_env.pretrain.recipes import Data
-from face_align_env.released import load_networks, released_names
+from face_align_env.released import find_release, load_networks, released_names
 
 CONFIG = RunConfig(
     data=Data("synthetic", None, 29, {"size": 12}),
@@ -214,3 +216,34 @@ def test_the_command_makes_a_release(run_folder: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "synthetic test, 600 faces: DCRN 5.00 % (4.50 .. 5.50), failures 5.0 %" in result.output
     assert released_names(tmp_path / "weights") == ["synthetic-29"]
+
+
+# -- back to a run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_release_is_measured_like_a_run(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    made = make_release(run_folder, "micro-29", weights)
+    monkeypatch.setattr(released, "FOLDER", weights)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # the second finds the folder of the first
+        evaluate_command(run=Path("micro-29"), split=["test"])
+    (folder,) = (tmp_path / "runs").glob("released-micro-29-*")
+    assert folder.name.endswith(made.card.sha256[:8])
+    rows = {row.method: row for row in read_rows(folder / "evaluation.json")}
+    assert list(rows) == ["GEN", "DCRN"]
+    run = RunFolder(folder)
+    assert run.config.alpha_2 == made.card.alpha_2
+    for name, network in zip(("gen", "lrn"), load_networks(made), strict=True):
+        loaded = (GEN if name == "gen" else LRN).load(run.gen if name == "gen" else run.agent)
+        for key, tensor in network.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], tensor), key
+
+
+def test_weights_without_reinforcement_learning_are_the_pretrained_policy(tmp_path: Path) -> None:
+    run = run_of_release(find_release("synthetic-19"), tmp_path / "run")
+    assert run.policy.is_file()
+    assert not run.agent.is_file()

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from face_align_env.aligner.aligner import FaceAligner
+from face_align_env.aligner.motion import moved_shape
 from face_align_env.aligner.tracking import FaceTracker, OneEuroFilter
 from face_align_env.aligner.videos import VideoError, VideoFrames, VideoWriter
 from face_align_env.aligner.yunet import YuNetDetector
+from face_align_env.crops import transform_points
 from face_align_env.datasets import load_dataset
+from face_align_env.released import find_release, load_networks
 
 SIDE = 256
 
@@ -82,15 +85,95 @@ def test_a_face_that_comes_back_is_a_new_one(aligner: FaceAligner, faces: list[A
     assert [face.id for face in tracker(somebody)] == [1]
 
 
-def test_x_0_is_the_mean_of_gens_and_the_last_shape(aligner: FaceAligner, faces: list[Any]) -> None:
+def test_a_followed_face_goes_on_from_its_moved_shape_and_a_fifth_of_gens(
+    aligner: FaceAligner, faces: list[Any]
+) -> None:
     tracker = FaceTracker(aligner)
-    frame = frame_of((faces[0], 100, 50))
-    (before,) = tracker(frame)
-    (after,) = tracker(frame)
+    (before,) = tracker(frame_of((faces[0], 100, 50)))
+    (after,) = tracker(frame_of((faces[0], 107, 46)))
     box = after.alignment.box
-    (alone,) = aligner(frame, box)
-    expected = (before.alignment.landmarks + alone.trajectory[0]) / 2
-    np.testing.assert_allclose(after.alignment.trajectory[0], expected, atol=0.01)
+    (alone,) = aligner(frame_of((faces[0], 107, 46)), box)
+    moved = before.alignment.landmarks + np.float32([7, -4])
+    expected = moved + 0.2 * (alone.trajectory[0] - moved)
+    np.testing.assert_allclose(after.alignment.trajectory[0], expected, atol=0.1)
+
+
+def test_half_of_the_cascades_way_is_taken(aligner: FaceAligner, faces: list[Any]) -> None:
+    crops = faces[0].image[None, :SIDE, :SIDE]
+    refined = aligner.refine(crops)
+    half = refined.damped(0.5)
+    np.testing.assert_array_equal(half.trajectories[:, 0], refined.trajectories[:, 0])
+    middle = (refined.trajectories[:, :1] + refined.trajectories) / 2
+    np.testing.assert_allclose(half.trajectories, middle, atol=1e-4)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_cascade_goes_on_where_it_has_stopped(faces: list[Any], mirror: bool) -> None:
+    gen, lrn = load_networks(find_release("synthetic-68"))
+    crops = np.stack([face.image[:SIDE, :SIDE] for face in faces])
+    whole, first, second = (FaceAligner(gen, lrn, None, n, mirror=mirror) for n in (5, 3, 2))
+    begun = first.refine(crops)
+    if mirror:  # each look goes on from its own shape
+        looks = first.looks(crops)
+        ends = [look.trajectories[:, -1].numpy() for look in looks]
+        rest = second.looks(crops, ends[0], begun.history)[0].trajectories
+        expected = whole.looks(crops)[0].trajectories
+    else:
+        rest = second.refine(crops, begun.trajectories[:, -1], begun.history).trajectories
+        expected = whole.refine(crops).trajectories
+    np.testing.assert_allclose(rest[:, -1], expected[:, -1], atol=1e-3)
+    with_nothing = second.refine(crops, begun.trajectories[:, -1]).trajectories
+    assert np.abs(with_nothing[:, -1] - np.asarray(expected[:, -1])).max() > 0.1
+
+
+@pytest.mark.parametrize("angle", [-7, 0, 4])
+def test_the_motion_of_a_face_is_told(faces: list[Any], angle: float) -> None:
+    before = frame_of((faces[0], 100, 50))
+    shape = faces[0].landmarks + np.float32([100, 50])
+    matrix = cv2.getRotationMatrix2D((250, 200), angle, 1.04)
+    matrix[:, 2] += (9, -14)
+    now = cv2.warpAffine(before, matrix, (700, 400), borderMode=cv2.BORDER_REPLICATE)
+    moved = moved_shape(before, now, shape)
+    assert moved is not None
+    assert np.linalg.norm(moved - transform_points(matrix, shape), axis=1).max() < 1
+
+
+def test_motion_is_not_told_where_there_is_none_to_see(faces: list[Any]) -> None:
+    before, shape = frame_of((faces[0], 100, 50)), faces[0].landmarks + np.float32([100, 50])
+    noise = np.random.default_rng(0).integers(0, 255, before.shape).astype(np.uint8)
+    assert moved_shape(before, noise, shape) is None
+    assert moved_shape(before, before[:200], shape) is None, "another size"
+    assert moved_shape(before, before, np.full((68, 2), np.nan, np.float32)) is None
+    assert moved_shape(before, before, np.full((68, 2), 5, np.float32)) is None
+
+
+def test_after_a_cut_a_face_is_aligned_as_in_a_photo(aligner: FaceAligner, faces: list[Any]) -> None:
+    tracker = FaceTracker(aligner)
+    tracker(frame_of((faces[0], 100, 50)))
+    tracker(frame_of((faces[0], 101, 50)))
+    frame = frame_of((faces[1], 104, 53))
+    (after,) = tracker(frame)
+    (alone,) = aligner(frame, after.alignment.box)
+    np.testing.assert_allclose(after.alignment.landmarks, alone.landmarks, atol=1e-3)
+
+
+def test_following_is_as_exact_as_frame_by_frame_and_steadier(aligner: FaceAligner, faces: list[Any]) -> None:
+    rng, tracker = np.random.default_rng(0), FaceTracker(aligner)
+    apart: dict[str, list[np.ndarray]] = {"followed": [], "alone": []}
+    iterations = []
+    for i in range(24):
+        x, y = 100 + round(60 * np.sin(i / 5)), 50 + round(30 * np.cos(i / 6))
+        noise = rng.normal(0, 3, (400, 700, 3))
+        frame = np.clip(frame_of((faces[0], x, y)) + noise, 0, 255).astype(np.uint8)
+        for name, shape in (("followed", tracker(frame)[0].alignment), ("alone", aligner(frame)[0])):
+            apart[name].append(shape.landmarks - faces[0].landmarks - np.float32([x, y]))
+            iterations += [shape.iterations] if name == "followed" else []
+    error, jitter = (
+        {name: np.linalg.norm(np.diff(each, n, axis=0), axis=-1).mean() for name, each in apart.items()} for n in (0, 2)
+    )
+    assert error["followed"] < 1.05 * error["alone"]
+    assert jitter["followed"] < 0.5 * jitter["alone"]
+    assert np.mean(iterations[1:]) <= 1.3
 
 
 def test_a_detector_that_cannot_look_searches_every_frame(faces: list[Any]) -> None:
