@@ -130,8 +130,9 @@ class BenchmarkSettings(Settings):
         # Of older versions, in which these could not be chosen.
         older = {"terminate_at_limit": False, "observe_time": False, "tuned": values.get("task") is None}
         values = {**older, **values}
-        overrides = values.get("overrides") or {}
-        if not any("." in key for key in overrides):  # of older versions, too
+        overrides = values.get("overrides")
+        nested = isinstance(overrides, dict) and all(isinstance(inner, dict) for inner in overrides.values())
+        if nested and not any("." in key for key in overrides):  # of older versions, too
             flat = {f"{whose}.{key}": value for whose, inner in overrides.items() for key, value in inner.items()}
             values = {**values, "overrides": flat or None}
         return cls.from_document(values, path)

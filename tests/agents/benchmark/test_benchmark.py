@@ -450,3 +450,11 @@ def test_workers_fit_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "_free_memory", lambda: None)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
     assert schedule.default_workers() == 6
+
+
+@pytest.mark.parametrize("overrides", [{"learning_rate": 0.1}, [1], 7, {"sac": 3, "ppo": {"n_steps": 8}}])
+def test_overrides_of_no_algorithm_in_a_file_are_named(tmp_path: Path, overrides: Any) -> None:
+    document = {**BenchmarkSettings().document(), "overrides": overrides}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"config\.json': .*overrides"):
+        BenchmarkSettings.read(tmp_path)
