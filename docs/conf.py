@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -29,6 +30,7 @@ exclude_patterns = ["_build", "_generated/*.md", "jupyter_execute", ".jupyter_ca
 html_theme = "furo"
 html_title = "face-align-env"
 html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
@@ -37,6 +39,7 @@ nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_in_temp = True
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of tqdm in a kernel without widgets
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
