@@ -74,7 +74,7 @@ def register_tasks() -> None:
         entry_point="face_align_env.tasks:features_env",
         vector_entry_point="face_align_env.tasks:features_vector_env",
         max_episode_steps=MAX_ITERATIONS,
-        reward_threshold=6.0,
+        reward_threshold=7.1,
         kwargs={"landmarks": 19, "lrn": "synthetic-19", "modes": 10, "step": 0.5, **_DRAWN},
     )
     register(

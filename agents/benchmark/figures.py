@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,8 +81,14 @@ def learning_curves(results: Results, termination: str) -> Figure:
             if column == 0:
                 axes.set_ylabel(LABELS[measure])
     _legend(figure, grid)
-    figure.suptitle(f"Held-out faces, {termination} termination: interquartile mean over seeds, 95 % intervals")
+    _title(figure, f"Held-out faces, {termination} termination: interquartile mean over seeds, 95 % intervals")
     return figure
+
+
+def _title(figure: Figure, text: str) -> None:
+    """A title in as many lines as the width of the figure asks for, left of the legend."""
+    letters = int(9 * figure.get_figwidth()) - 12  # that fit, of 12 points
+    figure.suptitle(textwrap.fill(text, letters), x=0.02, ha="left")
 
 
 def _legend(figure: Figure, grid: Any) -> None:
@@ -113,7 +120,7 @@ def episode_lengths(results: Results, termination: str) -> Figure:
         axes.grid(alpha=0.3)
     grid[0][0].set_ylabel("episodes, %")
     _legend(figure, grid)
-    figure.suptitle(f"Lengths of episodes after training, {termination} termination")
+    _title(figure, f"Lengths of episodes after training, {termination} termination")
     return figure
 
 
@@ -155,5 +162,5 @@ def profiles(results: Results, termination: str) -> Figure:
         axes.grid(alpha=0.3)
     grid[0][0].set_ylabel("seeds and faces, %")
     _legend(figure, grid)
-    figure.suptitle(f"Performance profiles of the NME after training, {termination} termination")
+    _title(figure, f"Performance profiles of the NME after training, {termination} termination")
     return figure
