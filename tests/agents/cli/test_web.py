@@ -13,7 +13,11 @@ from typer.testing import CliRunner
 
 from face_align_env.agents.cli.app import app
 
-SCRIPT = "import sys; from face_align_env.agents.cli.app import app; app(sys.argv[1:])"
+# A shell that puts the tests into the background has them ignore Ctrl-C.
+SCRIPT = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from face_align_env.agents.cli.app import app; app(sys.argv[1:])"
+)
 
 
 def test_the_page_is_served_until_it_is_interrupted() -> None:
