@@ -131,9 +131,12 @@ class BenchmarkSettings(Settings):
         older = {"terminate_at_limit": False, "observe_time": False, "tuned": values.get("task") is None}
         values = {**older, **values}
         overrides = values.get("overrides")
-        nested = isinstance(overrides, dict) and all(isinstance(inner, dict) for inner in overrides.values())
-        if nested and not any("." in key for key in overrides):  # of older versions, too
-            flat = {f"{whose}.{key}": value for whose, inner in overrides.items() for key, value in inner.items()}
+        nested: dict[str, Any] = overrides if isinstance(overrides, dict) else {}
+        if not overrides:
+            values = {**values, "overrides": None}
+        elif nested and all(isinstance(inner, dict) and "." not in key for key, inner in nested.items()):
+            # of older versions, too
+            flat = {f"{whose}.{key}": value for whose, inner in nested.items() for key, value in inner.items()}
             values = {**values, "overrides": flat or None}
         return cls.from_document(values, path)
 

@@ -36,9 +36,10 @@ def moved_shape(before: Image, now: Image, landmarks: npt.NDArray[np.floating]) 
     transform = crop_transform(box, MARGIN)
     first, second = (cv2.cvtColor(cut(frame, transform), cv2.COLOR_RGB2GRAY) for frame in (before, now))
     points = transform_points(transform, landmarks)[:, None]
-    how = {"winSize": (_WINDOW, _WINDOW), "maxLevel": _LEVELS}
-    there, found, _ = cv2.calcOpticalFlowPyrLK(first, second, points, None, **how)
-    back, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, None, **how)
+    window = (_WINDOW, _WINDOW)
+    there, back = np.empty_like(points), np.empty_like(points)
+    _, found, _ = cv2.calcOpticalFlowPyrLK(first, second, points, there, winSize=window, maxLevel=_LEVELS)
+    _, found_back, _ = cv2.calcOpticalFlowPyrLK(second, first, there, back, winSize=window, maxLevel=_LEVELS)
     apart = np.linalg.norm((back - points)[:, 0], axis=1)
     followed = (apart < _BACK) & (found[:, 0] == 1) & (found_back[:, 0] == 1)
     if followed.sum() < _LEAST:
