@@ -29,6 +29,7 @@ SLOW = {
     "test_algorithm.py",
     "test_app.py",
     "test_benchmark.py",
+    "test_calibration.py",
     "test_cluster.py",
     "test_collect.py",
     "test_commands.py",
