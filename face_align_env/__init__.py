@@ -16,9 +16,17 @@ if TYPE_CHECKING:
     from face_align_env.datasets import load_dataset
     from face_align_env.env import FaceAlignEnv
     from face_align_env.vector_env import FaceAlignVectorEnv
-    from face_align_env.wrappers import LearnedHistory, ModeResiduals, PolicyCorrections, PretrainedFeatures, ShapeModes
+    from face_align_env.wrappers import (
+        CoarsePatches,
+        LearnedHistory,
+        ModeResiduals,
+        PolicyCorrections,
+        PretrainedFeatures,
+        ShapeModes,
+    )
 
 __all__ = [
+    "CoarsePatches",
     "FaceAlignEnv",
     "FaceAlignVectorEnv",
     "FaceAligner",
@@ -31,6 +39,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CoarsePatches": "face_align_env.wrappers",
     "FaceAlignEnv": "face_align_env.env",
     "FaceAlignVectorEnv": "face_align_env.vector_env",
     "FaceAligner": "face_align_env.aligner",

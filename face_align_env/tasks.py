@@ -5,6 +5,8 @@
 
 - ``FaceAlign/State19-v0``: sees where the ground truth is, as 10 shape modes, and acts in them. The algorithm alone:
   rewards, ends, the limit; no vision.
+- ``FaceAlign/Patches19-v0``: sees 19 patches, each as 25 normalised numbers, and acts in 10 shape modes. Vision and
+  control from nothing, with a small network.
 - ``FaceAlign/Features19-v0``: sees 512 features of a pretrained trunk, acts in 10 shape modes. Control from given
   features; a millisecond a face.
 - ``FaceAlign/Policy19-v0``: the same features, and actions that correct the pretrained policy: how far its increment
@@ -30,10 +32,12 @@ from gymnasium.envs.registration import register
 
 if TYPE_CHECKING:
     from face_align_env.wrappers import (
+        CoarsePatches,
         ModeResiduals,
         PolicyCorrections,
         PretrainedFeatures,
         ShapeModes,
+        VectorCoarsePatches,
         VectorModeResiduals,
         VectorPolicyCorrections,
         VectorPretrainedFeatures,
@@ -76,6 +80,14 @@ def register_tasks() -> None:
         max_episode_steps=MAX_ITERATIONS,
         reward_threshold=7.1,
         kwargs={"landmarks": 19, "lrn": "synthetic-19", "modes": 10, "step": 0.5, **_DRAWN},
+    )
+    register(
+        id="FaceAlign/Patches19-v0",
+        entry_point="face_align_env.tasks:patches_env",
+        vector_entry_point="face_align_env.tasks:patches_vector_env",
+        max_episode_steps=MAX_ITERATIONS,
+        reward_threshold=3.0,
+        kwargs={"landmarks": 19, "side": 5, "modes": 10, "step": 0.5, **_DRAWN},
     )
     register(
         id="FaceAlign/Policy19-v0",
@@ -153,6 +165,29 @@ def _batch_seen_by(lrn: str, device: str, keywords: dict[str, Any]) -> VectorPre
     # Nobody but the trunk sees the patches, and it is done with them at once.
     env = FaceAlignVectorEnv(learned_history=True, device=device, **{"copy": False, **keywords})
     return VectorPretrainedFeatures(env, lrn, device)
+
+
+def patches_env(side: int, modes: int, step: float, **keywords: Any) -> CoarsePatches:
+    """``FaceAlign/Patches19-v0``: a few normalised numbers of each patch, and shape modes instead of pixels.
+
+    :param side: see :class:`~face_align_env.wrappers.CoarsePatches`
+    :param modes, step: see :class:`~face_align_env.wrappers.ShapeModes`
+    :param keywords: of :class:`~face_align_env.env.FaceAlignEnv`
+    """
+    from face_align_env.env import FaceAlignEnv
+    from face_align_env.wrappers import CoarsePatches, ShapeModes
+
+    return CoarsePatches(ShapeModes(FaceAlignEnv(**keywords), modes, step), side)
+
+
+def patches_vector_env(num_envs: int, side: int, modes: int, step: float, **keywords: Any) -> VectorCoarsePatches:
+    """N faces of :func:`patches_env` as one batch."""
+    from face_align_env.vector_env import FaceAlignVectorEnv
+    from face_align_env.wrappers import VectorCoarsePatches, VectorShapeModes
+
+    # Nobody but the wrapper sees the patches, and it is done with them at once.
+    env = FaceAlignVectorEnv(num_envs, **{"copy": False, **keywords})
+    return VectorCoarsePatches(VectorShapeModes(env, modes, step), side)
 
 
 def state_env(modes: int, step: float, **keywords: Any) -> ModeResiduals:

@@ -2,13 +2,14 @@
 
 :class:`LearnedHistory`: the policy writes d_t. :class:`ShapeModes`: actions along the directions in which faces differ.
 :class:`PretrainedFeatures`: observations are what a pretrained LRN makes of the patches. :class:`PolicyCorrections`:
-actions are added to those of the pretrained LRN. :class:`ModeResiduals`: the observation is the way to the ground
-truth, for algorithms that are tested without vision.
+actions are added to those of the pretrained LRN. :class:`CoarsePatches`: observations are few, normalised
+numbers of each patch. :class:`ModeResiduals`: the observation is the way to the ground truth, for algorithms that are
+tested without vision.
 """
 
 from face_align_env.wrappers.history import LearnedHistory
 from face_align_env.wrappers.modes import ShapeModes, VectorShapeModes, shape_modes
-from face_align_env.wrappers.observations import ModeResiduals, VectorModeResiduals
+from face_align_env.wrappers.observations import CoarsePatches, ModeResiduals, VectorCoarsePatches, VectorModeResiduals
 from face_align_env.wrappers.pretrained import (
     PolicyCorrections,
     PretrainedFeatures,
@@ -17,11 +18,13 @@ from face_align_env.wrappers.pretrained import (
 )
 
 __all__ = [
+    "CoarsePatches",
     "LearnedHistory",
     "ModeResiduals",
     "PolicyCorrections",
     "PretrainedFeatures",
     "ShapeModes",
+    "VectorCoarsePatches",
     "VectorModeResiduals",
     "VectorPolicyCorrections",
     "VectorPretrainedFeatures",

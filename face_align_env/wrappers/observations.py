@@ -12,6 +12,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from face_align_env.checks import check_integer
 from face_align_env.keywords import Task
 from face_align_env.wrappers.inner import Batch, Floats, task_of
 from face_align_env.wrappers.modes import increments_of
@@ -46,6 +47,73 @@ class VectorObservation(VectorWrapper, ABC):
 def with_time(observed: Floats, observations: Batch) -> Floats:
     """With the time left, where it is observed, as the last number; a copy."""
     return np.concatenate([observed, *([observations["time_left"]] if "time_left" in observations else [])], axis=1)
+
+
+class CoarsePatches(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+    """The observation is what is bright and dark in each patch: means over ``side`` x ``side`` blocks, normalised.
+
+    Each patch by itself is brought to a mean of 0 and a standard deviation of about 1, so that neither light nor the
+    colour of a skin is left. A small network learns from these few numbers what one with convolutions does not learn
+    from as many transitions; nothing is pretrained. The history is left out; with ``observe_time``, the time left is
+    one more number.
+
+    :param env: ``FaceAlign-v0``, or wrappers around it that leave its observations alone
+    :param side: blocks along a side of a patch; the side of the patches, pixels, is a multiple of it
+    :raises TypeError: when there is another environment inside
+    :raises ValueError: ``side`` does not divide the patches, or no patches are observed
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], side: int = 5) -> None:
+        RecordConstructorArgs.__init__(self, side=side)
+        gym.ObservationWrapper.__init__(self, env)
+        self.observation_space = _coarse_space(task_of(env), side)
+        self._side = side
+
+    def observation(self, observation: Any) -> Floats:
+        """(K side^2,) block means, perhaps with the time left as one more number."""
+        seen: Floats = coarse_patches({key: value[None] for key, value in observation.items()}, self._side)[0]
+        return seen
+
+
+class VectorCoarsePatches(VectorObservation):
+    """:class:`CoarsePatches` of N faces; its parameters are the same."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], side: int = 5) -> None:
+        super().__init__(env)
+        self.single_observation_space = _coarse_space(task_of(env), side)
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+        self._side = side
+
+    def observations(self, observations: Batch) -> Floats:
+        """(M, ...) see :meth:`CoarsePatches.observation`."""
+        return coarse_patches(observations, self._side)
+
+
+_FAINT = 8.0  # grey levels; a patch that differs by less than this is flat, and its noise is not blown up
+
+
+def coarse_patches(observations: Batch, side: int) -> Floats:
+    """(N, K side^2) normalised block means of patches (N, K, P, P, 3) uint8, with the time left where it is observed."""
+    patches = observations["patches"]
+    n, k, pixels = patches.shape[:3]
+    width = pixels // side
+    grey = patches.sum(axis=-1, dtype=np.uint16)
+    # Sums of integers: a face's numbers do not depend on the batch that it is in.
+    sums = grey.reshape(n, k, side, width, side, width).sum(axis=(3, 5), dtype=np.uint32)
+    blocks = sums.reshape(n, k, -1).astype(np.float32) / np.float32(3 * width**2)
+    blocks -= blocks.mean(axis=2, keepdims=True)
+    blocks /= blocks.std(axis=2, keepdims=True) + np.float32(_FAINT)
+    return with_time(blocks.reshape(n, -1), observations)
+
+
+def _coarse_space(task: Task, side: int) -> spaces.Box:
+    check_integer("side", side, least=1)
+    if not task.observe_patches:
+        raise ValueError("CoarsePatches needs an environment that shows patches: observe_patches=True.")
+    if task.patch_size % side:
+        raise ValueError(f"side={side} does not divide patches of {task.patch_size} pixels.")
+    size = task.num_landmarks * side**2 + task.observe_time
+    return spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
 
 class ModeResiduals(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):

@@ -23,11 +23,12 @@ from stable_baselines3.ppo import PPO
 import face_align_env  # noqa: F401 - registers the tasks
 from face_align_env.agents.common.rollout import play
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
-from face_align_env.wrappers import ModeResiduals, PretrainedFeatures, ShapeModes, shape_modes
+from face_align_env.wrappers import CoarsePatches, ModeResiduals, PretrainedFeatures, ShapeModes, shape_modes
 
 FACES: dict[str, Any] = {"dataset_options": {"size": 12}}
-STILL = ("FaceAlign/State19-v0", "FaceAlign/Features19-v0", "FaceAlign/Synthetic19-v0", "FaceAlign/Synthetic68-v0")
-EQUAL = STILL[:1] + STILL[2:]  # the batches of a network round differently
+# The batches of a network round differently.
+EQUAL = ("FaceAlign/State19-v0", "FaceAlign/Patches19-v0", "FaceAlign/Synthetic19-v0", "FaceAlign/Synthetic68-v0")
+STILL = (*EQUAL, "FaceAlign/Features19-v0")
 DRAWN = (*STILL, "FaceAlign/Policy19-v0")  # an action of zeros is a policy there
 EVERY = ("FaceAlign-v0", *DRAWN)
 TASKS = pytest.mark.parametrize("task", EVERY)
@@ -351,6 +352,24 @@ def test_shape_modes_are_principal_axes() -> None:
             shape_modes(shapes, count)
 
 
+def test_coarse_patches_are_what_is_bright_and_dark_in_each() -> None:
+    inner = gym.make("FaceAlign-v0", landmarks=19, observe_time=True, initializer="mean", **FACES)
+    env = CoarsePatches(inner, side=3)
+    patches = np.zeros((19, 30, 30, 3), np.uint8)
+    patches[0, :10, 20:] = 90  # the block at the top right
+    patches[1] = 200  # flat, however bright
+    patches[2] = 2 * patches[0] + 7  # in another light
+    seen = env.observation({"patches": patches, "time_left": np.float32([0.3])})
+    assert seen in env.observation_space
+    blocks = seen[:-1].reshape(19, 3, 3)
+    expected = np.full((3, 3), -10.0)
+    expected[0, 2] += 90
+    np.testing.assert_allclose(blocks[0], expected / (expected.std() + 8), rtol=1e-5)
+    assert not blocks[1].any()
+    np.testing.assert_allclose(blocks[2], blocks[0], rtol=0.25)
+    assert seen[-1] == np.float32(0.3)
+
+
 def test_features_are_what_the_trunk_says_of_the_state_that_the_environment_shows() -> None:
     inner = gym.make("FaceAlign-v0", landmarks=19, initializer="mean", learned_history=True, **FACES)
     env = PretrainedFeatures(inner, "synthetic-19")
@@ -368,6 +387,9 @@ def test_features_are_what_the_trunk_says_of_the_state_that_the_environment_show
         (lambda: ShapeModes(single("FaceAlign-v0"), step=np.nan), ValueError, "step"),
         (lambda: ShapeModes(single("FaceAlign-v0", learned_history=True)), ValueError, r"\(648,\)"),
         (lambda: PretrainedFeatures(single("FaceAlign-v0", learned_history=True)), ValueError, "19 landmarks"),
+        (lambda: CoarsePatches(single("FaceAlign-v0"), side=4), ValueError, "side=4 does not divide .* 30 pixels"),
+        (lambda: CoarsePatches(single("FaceAlign-v0"), side=0), ValueError, "side"),
+        (lambda: CoarsePatches(single("FaceAlign/State19-v0")), ValueError, "observe_patches"),
         (lambda: ModeResiduals(single("FaceAlign-v0")), ValueError, "observe_residual"),
         (lambda: ModeResiduals(single("FaceAlign-v0", observe_residual=True)), ValueError, "ShapeModes"),
     ],
