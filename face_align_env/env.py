@@ -20,6 +20,7 @@ from face_align_env.prepared import FaceSource
 
 if TYPE_CHECKING:
     from face_align_env.augmentation import Augmentation
+    from face_align_env.sequences import Motion
 
 Observation = dict[str, npt.NDArray[Any]]
 
@@ -102,6 +103,13 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
        in Gymnasium; with `terminate_at_limit` it terminates it. Algorithm 1 of the paper does not bootstrap there, and
        the -10 is part of Eq. 4, so `terminate_at_limit` with `observe_time` is the same problem for every algorithm.
 
+    ## Sequences
+
+    With `frames` above 1 an episode is a sequence: a face that moves, seen in so many frames. Where an episode would end
+    as above, the frame ends, and is paid; the next one begins with x_0 and d_0 where the agent has left x_t and d_t, and
+    with all of `max_iterations` before it. The sequence ends with its last frame. `iteration_cost` makes few iterations a
+    frame worth something. With `observe_time`, `frames_left` is observed as well: the share of the frames from this one on.
+
     ## Info
 
     | Key                  | Meaning                                                                                |
@@ -113,6 +121,10 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     | `image_index`        | the face's number in the dataset                                                       |
     | `view_seed`          | with `augment`, the seed of the random view; with `image_index` it identifies the crop |
     | `is_success`         | at the end only: whether it ended at a terminal state with an NME below alpha_1 (Stable-Baselines3 logs it) |
+    | `frame`              | of a sequence: the number of the frame, from 0                                         |
+    | `frames_found`       | ... how many frames have ended as `is_success` says of a photo; at the end that is whether all have |
+    | `frame_nme`, `frame_iterations` | ... of the frame that ended last: the NME at its end, and its number of iterations; infinite and 0 before |
+    | `previous_view_seed` | ... `view_seed` of the state before the last action, which `previous_landmarks` belongs to |
 
     ## Arguments
 
@@ -155,6 +167,8 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     | `normalizer`      | **str**                      | `None`        | Eq. 2's d: `"inter_ocular"`, `"inter_pupil"` or `"face_size"`; None: the dataset's own |
     | `margin`          | **float**                    | `None`        | Margin around a face's box, a fraction of its side; None: 0.15     |
     | `augment`         | **bool**, `Augmentation`, **dict** | `False` | Random views of the faces; a dict has the values of an `Augmentation` |
+    | `frames`          | **int**                      | `1`           | Of the sequence that an episode is, see Sequences; 1: a photo      |
+    | `motion`          | `Motion`, **dict**           | `None`        | How the face of a sequence moves; a dict has the values of a `Motion` |
     | `learned_history` | **bool**                     | `False`       | The policy writes d_t; see Observation Space                       |
     | `observe_patches` | **bool**                     | `True`        | The observation has `patches`; otherwise no image is read          |
     | `observe_time`    | **bool**                     | `False`       | The observation has `time_left`                                    |
@@ -217,6 +231,8 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
         normalizer: str | None = None,
         margin: float | None = None,
         augment: bool | Augmentation | Mapping[str, Any] = False,
+        frames: int = 1,
+        motion: Motion | Mapping[str, Any] | None = None,
         learned_history: bool = False,
         observe_patches: bool = True,
         observe_time: bool = False,
@@ -248,6 +264,8 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
             normalizer=normalizer,
             margin=margin,
             augment=augment,
+            frames=frames,
+            motion=motion,
             learned_history=learned_history,
             observe_patches=observe_patches,
             observe_time=observe_time,

@@ -20,6 +20,7 @@ from face_align_env.initialization import MeanShape
 from face_align_env.keywords import Task
 from face_align_env.mdp import HISTORY_SIZE
 from face_align_env.patches import extract_patches, inner, pad_in_place
+from face_align_env.sequences import first_frame
 
 ALL = slice(None)
 FARTHEST = 10 * CROP_SIZE  # pixels; what begins farther from the crop does not come back within an episode
@@ -91,7 +92,13 @@ class EpisodeBatch:
     :ivar history: (N, 512) float32, d_t
     :ivar nme: (N,) float64, NME of x_t
     :ivar initial_nme: (N,) float64, NME of x_0
-    :ivar t: (N,) int64, number of iterations so far
+    :ivar t: (N,) int64, number of iterations so far, of a sequence: in this frame
+    :ivar steps: (N,) int64, number of iterations so far
+    :ivar frame_number: (N,) int64, number of the frame
+    :ivar frames_found: (N,) int64, number of frames that have ended in a terminal state with an NME below alpha_1
+    :ivar frame_nme: (N,) float64, NME at the end of the frame that ended last; infinite before
+    :ivar frame_iterations: (N,) int64, its number of iterations
+    :ivar previous_view_seed: (N,) int64, ``view_seed`` of s_{t-1}
     :ivar last_reward: (N,) float64, reward of the last iteration; 0 at the beginning
     """
 
@@ -113,6 +120,12 @@ class EpisodeBatch:
         self.nme = np.zeros(n, dtype=np.float64)
         self.initial_nme = np.zeros(n, dtype=np.float64)
         self.t = np.zeros(n, dtype=np.int64)
+        self.steps = np.zeros(n, dtype=np.int64)
+        self.frame_number = np.zeros(n, dtype=np.int64)
+        self.frames_found = np.zeros(n, dtype=np.int64)
+        self.frame_nme = np.full(n, np.inf)
+        self.frame_iterations = np.zeros(n, dtype=np.int64)
+        self.previous_view_seed = np.zeros(n, dtype=np.int64)
         self.last_reward = np.zeros(n, dtype=np.float64)
 
     def begin(self, slots: Slots, indices: npt.ArrayLike, seeds: npt.ArrayLike) -> None:
@@ -126,8 +139,10 @@ class EpisodeBatch:
         """
         self.begun[slots] = False
         index, seed = np.asarray(indices, dtype=np.int64), np.asarray(seeds, dtype=np.int64)
+        if self.task.frames > 1:
+            seed = first_frame(seed)
         ground_truth, d, counted = self.task.source.annotations(index, seed)
-        crops = self._make_crops(slots, index, seed)
+        crops = self._make_crops(slots, index, seed, seen=not isinstance(self.task.initializer, MeanShape))
         x_0 = np.asarray(self.task.initializer(crops), dtype=np.float32)
         if x_0.shape != ground_truth.shape or not (np.abs(x_0) <= FARTHEST).all():
             wrong = "" if np.isfinite(x_0).all() else " with values that are not finite"
@@ -137,33 +152,55 @@ class EpisodeBatch:
                 f"The initializer must give finite shapes {ground_truth.shape}, in pixels of the crop and at most "
                 f"{FARTHEST} from its corner; it gave {x_0.shape}{wrong}."
             )
-        self.index[slots], self.view_seed[slots] = index, seed
+        self.index[slots] = index
+        self.view_seed[slots] = self.previous_view_seed[slots] = seed
         self.ground_truth[slots], self.d[slots], self.counted[slots] = ground_truth, d, counted
         self.x_0[slots] = self.x[slots] = self.x_previous[slots] = x_0
         self.history[slots] = 0
         nme_0 = mdp.nme(x_0, ground_truth, d, counted)
         self.nme[slots] = self.initial_nme[slots] = nme_0
-        self.t[slots] = 0
+        for counter in (self.t, self.steps, self.frame_number, self.frames_found, self.frame_iterations):
+            counter[slots] = 0
+        self.frame_nme[slots] = np.inf
         self.last_reward[slots] = 0
         self.begun[slots] = True
 
+    def _next_frame(self, slots: npt.NDArray[np.int64]) -> None:
+        """Go on to the next frame of each sequence, with the shape and the history of the frame before.
+
+        :param slots: (M,) their numbers
+        """
+        index, seed = self.index[slots], self.view_seed[slots] + 1
+        ground_truth, d, counted = self.task.source.annotations(index, seed)
+        self._make_crops(slots, index, seed, seen=False)
+        x_0 = self.x[slots]
+        self.view_seed[slots], self.x_0[slots] = seed, x_0
+        self.ground_truth[slots], self.d[slots], self.counted[slots] = ground_truth, d, counted
+        self.nme[slots] = self.initial_nme[slots] = mdp.nme(x_0, ground_truth, d, counted)
+        self.t[slots] = 0
+        self.frame_number[slots] += 1
+
     def _make_crops(
-        self, slots: Slots, index: npt.NDArray[np.int64], seed: npt.NDArray[np.int64]
+        self, slots: Slots, index: npt.NDArray[np.int64], seed: npt.NDArray[np.int64], seen: bool
     ) -> npt.NDArray[np.uint8]:
-        """Fill ``padded``, where patches are observed, and return what the initializer sees."""
+        """Fill ``padded``, where patches are observed.
+
+        :param seen: whether somebody looks at the crops
+        :return: the crops, his own; nothing where nobody looks
+        """
         p, source = self.task.patch_size, self.task.source
-        looks = not isinstance(self.task.initializer, MeanShape)
+        nothing = np.empty((len(index), 0, 0, 3), dtype=np.uint8)
         if not self.task.observe_patches:
-            return source.crops(index, seed) if looks else np.empty((len(index), 0, 0, 3), dtype=np.uint8)
+            return source.crops(index, seed) if seen else nothing
         everywhere = len(index) == len(self.index)
         padded = self.padded if everywhere else np.empty((len(index), *self.padded.shape[1:]), dtype=np.uint8)
         # The crops are made where they stay. Whoever gives x_0 gets his own: these change with the next episode.
         crops = source.crops(index, seed, out=inner(padded, p))
-        seen = crops.copy() if looks else crops
+        found = crops.copy() if seen else nothing
         pad_in_place(padded, p)
         if not everywhere:
             self.padded[slots] = padded
-        return seen
+        return found
 
     def advance(self, slots: Slots, actions: npt.NDArray[np.float32]) -> Outcome:
         """One iteration: from s_t and a_t to s_{t+1} and its reward.
@@ -194,8 +231,29 @@ class EpisodeBatch:
         self.x_previous[slots] = x
         self.x[slots], self.history[slots] = x_next, d_next
         self.nme[slots], self.t[slots], self.last_reward[slots] = nme_after, t, rewards
+        self.steps[slots] += 1
         terminated = ended if task.terminate_at_limit else stopped
-        return Outcome(rewards, terminated, ended & ~terminated, success)
+        outcome = Outcome(rewards, terminated, ended & ~terminated, success)
+        return outcome if task.frames == 1 else self._of_sequences(slots, outcome)
+
+    def _of_sequences(self, slots: Slots, of_frames: Outcome) -> Outcome:
+        """What has become of the sequences whose frames have come to this."""
+        some = np.arange(len(self.index))[slots]
+        self.previous_view_seed[some] = self.view_seed[some]
+        frame_ended = of_frames.terminated | of_frames.truncated
+        left = some[frame_ended]
+        self.frame_nme[left], self.frame_iterations[left] = self.nme[left], self.t[left]
+        self.frames_found[some] += of_frames.success
+        last = self.frame_number[some] + 1 == self.task.frames
+        going = some[frame_ended & ~last]
+        if len(going):
+            self._next_frame(going)
+        return Outcome(
+            of_frames.rewards,
+            of_frames.terminated & last,
+            of_frames.truncated & last,
+            frame_ended & last & (self.frames_found[some] == self.task.frames),
+        )
 
     def _rewards(
         self,
@@ -230,13 +288,16 @@ class EpisodeBatch:
         if self.task.observe_time:
             left = 1 - self.t[slots] / self.task.parameters.max_iterations
             found["time_left"] = left[:, None].astype(np.float32)
+        if self.task.observe_time and self.task.frames > 1:
+            ahead = 1 - self.frame_number[slots] / self.task.frames
+            found["frames_left"] = ahead[:, None].astype(np.float32)
         if self.task.observe_residual:
             found["residual"] = (self.ground_truth[slots] - self.x[slots]).reshape(len(found["history"]), -1)
         return found
 
     def infos(self) -> dict[str, npt.NDArray[Any]]:
         """What ``info`` says of each slot; (N, ...) arrays that belong to this batch."""
-        return {
+        found = {
             "nme": self.nme,
             "initial_nme": self.initial_nme,
             "iterations": self.t,
@@ -245,6 +306,10 @@ class EpisodeBatch:
             "image_index": self.index,
             "view_seed": self.view_seed,
         }
+        if self.task.frames > 1:
+            names = ("frames_found", "frame_nme", "frame_iterations", "previous_view_seed")
+            found |= {"frame": self.frame_number, **{name: getattr(self, name) for name in names}}
+        return found
 
     def frame(self, slot: int) -> npt.NDArray[np.uint8]:
         """Picture of one slot's state, (512, 512, 3) uint8 RGB; see :func:`face_align_env.rendering.draw_state`."""
@@ -252,8 +317,9 @@ class EpisodeBatch:
 
         one = slice(slot, slot + 1)
         crop = self.task.source.crops(self.index[one], self.view_seed[one])[0]
-        caption = f"t = {self.t[slot]}   NME {100 * self.nme[slot]:.2f} %"
-        if self.t[slot]:
+        caption = f"frame {self.frame_number[slot]}   " if self.task.frames > 1 else ""
+        caption += f"t = {self.t[slot]}   NME {100 * self.nme[slot]:.2f} %"
+        if self.steps[slot]:
             caption += f"   reward {self.last_reward[slot]:+.{0 if self.task.parameters.reward == 'paper' else 2}f}"
         return draw_state(
             crop,

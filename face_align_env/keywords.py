@@ -27,6 +27,7 @@ from face_align_env.prepared import FaceSource, PreparedFaces
 
 if TYPE_CHECKING:
     from face_align_env.augmentation import Augmentation
+    from face_align_env.sequences import Motion
 
 PathLike = str | os.PathLike[str]
 Termination = Literal["oracle", "blind", "limit"]
@@ -111,6 +112,7 @@ class Task:
     :param observe_patches: whether the observation has patches; otherwise no crop is made of the face
     :param observe_time: whether the observation says which share of the iterations is left
     :param observe_residual: whether the observation says where the ground truth is
+    :param frames: of the sequence that an episode is; 1: a photo
     :param keywords: that it was made of
     """
 
@@ -125,6 +127,7 @@ class Task:
     observe_patches: bool
     observe_time: bool
     observe_residual: bool
+    frames: int
     keywords: Keywords
 
     def training_landmarks(self) -> npt.NDArray[np.float32]:
@@ -156,6 +159,8 @@ class Task:
         parts["history"] = spaces.Box(-1.0, 1.0, (HISTORY_SIZE,), np.float32)
         if self.observe_time:
             parts["time_left"] = spaces.Box(0.0, 1.0, (1,), np.float32)
+        if self.observe_time and self.frames > 1:
+            parts["frames_left"] = spaces.Box(0.0, 1.0, (1,), np.float32)
         if self.observe_residual:
             parts["residual"] = spaces.Box(-np.inf, np.inf, (2 * self.num_landmarks,), np.float32)
         return spaces.Dict(parts)
@@ -200,6 +205,8 @@ class Keywords:
     normalizer: str | None = None
     margin: float | None = None
     augment: bool | Augmentation | Mapping[str, Any] = False
+    frames: int = 1
+    motion: Motion | Mapping[str, Any] | None = None
     learned_history: bool = False
     observe_patches: bool = True
     observe_time: bool = False
@@ -213,6 +220,7 @@ class Keywords:
             check_flag(name, getattr(self, name))
         check_number("action_limit", self.action_limit, above=0)
         check_integer("patch_size", self.patch_size, least=1)
+        self._check_sequence()
         if self.landmarks is not None:
             check_integer("landmarks", self.landmarks, least=1)
         if self.normalizer is not None:
@@ -239,6 +247,33 @@ class Keywords:
         ):
             raise ValueError("A FaceSource has its normalizer, margin and augmentation already; leave them out.")
 
+    def _check_sequence(self) -> None:
+        check_integer("frames", self.frames, least=1)
+        if self.frames == 1 and self.motion is None:
+            return
+        from face_align_env.sequences import MAX_FRAMES
+
+        if self.frames > MAX_FRAMES:
+            raise ValueError(f"frames must be at most {MAX_FRAMES}, got {self.frames}.")
+        if self.motion is not None and self.frames == 1:
+            raise ValueError("motion is that of a sequence: give frames=... as well, more than 1.")
+        if self.augment is not False:
+            raise ValueError("A sequence's views are its frames: leave augment out, or frames.")
+        self._motion()
+
+    def _motion(self) -> Motion:
+        from face_align_env.sequences import Motion
+
+        if isinstance(self.motion, Motion):
+            return self.motion
+        if not isinstance(self.motion, Mapping | None):
+            raise ValueError(f"motion must be a Motion or a mapping of its values, got {self.motion!r}.")
+        try:
+            return Motion(**(self.motion or {}))
+        except TypeError as error:
+            known = ", ".join(field.name for field in fields(Motion))
+            raise ValueError(f"motion may have {known}: {error}.") from error
+
     def parameters(self, alpha_2: float = MDPParameters.alpha_2) -> MDPParameters:
         """The constants of Eq. 3 and 4.
 
@@ -262,11 +297,13 @@ class Keywords:
         :raises DatasetNotFoundError: the data is nowhere to be found
         """
         if isinstance(self.dataset, FaceSource):
-            return self.dataset
+            return FaceSource(self.dataset.prepared, self._motion()) if self.frames > 1 else self.dataset
         faces = self.dataset
         if isinstance(faces, str):
             faces = load_dataset(faces, self.split, self.root, self.landmarks, **(self.dataset_options or {}))
         prepared = PreparedFaces(faces, self.normalizer, MARGIN if self.margin is None else self.margin)
+        if self.frames > 1:
+            return FaceSource(prepared, self._motion())
         if self.augment is False:
             return FaceSource(prepared)
         # torch is imported only for those who augment.
@@ -330,6 +367,7 @@ def make_task(keywords: Keywords) -> Task:
         observe_patches=keywords.observe_patches,
         observe_time=keywords.observe_time,
         observe_residual=keywords.observe_residual,
+        frames=keywords.frames,
         keywords=keywords,
     )
 

@@ -8,6 +8,7 @@ import multiprocessing
 from collections import OrderedDict
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,10 @@ from face_align_env.processes import end_with_parent
 from face_align_env.progress import Progress
 from face_align_env.store import cache_folder, load_annotations, open_contexts
 from face_align_env.threads import share
+
+if TYPE_CHECKING:
+    from face_align_env.augmentation import Augmentation
+    from face_align_env.sequences import Motion
 
 _DIGESTED = 16  # faces whose pixels are looked at
 _CHUNK = 32  # faces that a process prepares before it reports
@@ -189,10 +194,11 @@ class FaceSource:
     same pixels again.
 
     :param prepared: the faces
-    :param augmentation: an :class:`~face_align_env.augmentation.Augmentation`; None: plain crops, seeds are ignored
+    :param augmentation: an :class:`~face_align_env.augmentation.Augmentation`, or for sequences a
+        :class:`~face_align_env.sequences.Motion`; None: plain crops, seeds are ignored
     """
 
-    def __init__(self, prepared: PreparedFaces, augmentation: object | None = None) -> None:
+    def __init__(self, prepared: PreparedFaces, augmentation: Augmentation | Motion | None = None) -> None:
         self.prepared = prepared
         self.augmentation = augmentation
 
@@ -216,9 +222,8 @@ class FaceSource:
 
             share(copy, len(found), len(found) // _WORTH_A_THREAD)
             return crops
-        from face_align_env.augmentation import Augmentation, warp_images
+        from face_align_env.augmentation import warp_images
 
-        assert isinstance(self.augmentation, Augmentation)
         contexts = [self.prepared.context(int(i)) for i in indices]
         return warp_images(contexts, self.augmentation.sample_seeded(seeds), out=out)
 
@@ -233,9 +238,6 @@ class FaceSource:
         landmarks, d = self.prepared.landmarks[indices], self.prepared.d[indices]
         counted = self.prepared.counted[indices]
         if self.augmentation is not None:
-            from face_align_env.augmentation import Augmentation
-
-            assert isinstance(self.augmentation, Augmentation)
             views = self.augmentation.sample_seeded(seeds)
             landmarks = views.landmarks(landmarks, self.prepared.scheme)
             counted = views.flags(counted, self.prepared.scheme)

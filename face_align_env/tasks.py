@@ -13,11 +13,13 @@
   goes, and 10 shape modes; zeros are the policy. What RL adds to pretraining.
 - ``FaceAlign/Synthetic19-v0``: sees 19 patches and the history, acts in 38 pixels. Vision and control from nothing.
 - ``FaceAlign/Synthetic68-v0``: the same with 68 landmarks, 136 pixels.
+- ``FaceAlign/Tracking68-v0``: sequences of ten frames of a face that moves; an iteration costs what an improvement
+  earns, so that few of them a frame are the point. 68 patches and the history, 136 pixels, from GEN.
 - ``FaceAlign/300W-v0``: the paper's faces, from GEN, 68 landmarks; needs 300W.
 
 All observe the share of iterations that is left, and their limit of iterations terminates: the -10 that it costs is
 part of the problem, and no algorithm bootstraps past it. Since Gymnasium's own limit, ``max_episode_steps``, is as
-long, the last step of an episode is truncated as well: give both another value, or neither. All but 300W start from the
+long, the last step of an episode is truncated as well: give both another value, or neither. All but 300W and Tracking68 start from the
 mean shape of drawn faces, so far from the faces (an NME of 30 %) that standing still finds none of them.
 
 ``reward_threshold`` is what a strong policy returns on held-out faces without noise, rounded down; which policy, how
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     )
 
 MAX_ITERATIONS = 10  # section 3.2
+_FRAMES = 10
 _ENV = "face_align_env.env:FaceAlignEnv"
 _VECTOR_ENV = "face_align_env.vector_env:FaceAlignVectorEnv"
 _TIMED = {"observe_time": True, "terminate_at_limit": True}
@@ -65,6 +68,14 @@ def register_tasks() -> None:
             reward_threshold=threshold,
             kwargs={"landmarks": num_landmarks, **_DRAWN},
         )
+    register(
+        id="FaceAlign/Tracking68-v0",
+        entry_point=_ENV,
+        vector_entry_point=_VECTOR_ENV,
+        max_episode_steps=_FRAMES * MAX_ITERATIONS,
+        reward_threshold=80.0,
+        kwargs={"landmarks": 68, "dataset": "synthetic", "frames": _FRAMES, "iteration_cost": 1.0, **_TIMED},
+    )
     register(
         id="FaceAlign/300W-v0",
         entry_point=_ENV,

@@ -22,6 +22,7 @@ from face_align_env.prepared import FaceSource
 
 if TYPE_CHECKING:
     from face_align_env.augmentation import Augmentation
+    from face_align_env.sequences import Motion
 
 Observation = dict[str, npt.NDArray[Any]]
 
@@ -84,6 +85,8 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         normalizer: str | None = None,
         margin: float | None = None,
         augment: bool | Augmentation | Mapping[str, Any] = False,
+        frames: int = 1,
+        motion: Motion | Mapping[str, Any] | None = None,
         learned_history: bool = False,
         observe_patches: bool = True,
         observe_time: bool = False,
@@ -121,6 +124,8 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
             normalizer=normalizer,
             margin=margin,
             augment=augment,
+            frames=frames,
+            motion=motion,
             learned_history=learned_history,
             observe_patches=observe_patches,
             observe_time=observe_time,
@@ -227,7 +232,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         rewards, terminated, truncated, success = outcome
         by_itself = terminated | truncated
         if self.max_episode_steps is not None:  # as gymnasium.wrappers.TimeLimit, which does not know of is_success
-            truncated = truncated | (self.episodes.t >= self.max_episode_steps)
+            truncated = truncated | (self.episodes.steps >= self.max_episode_steps)
         ended = terminated | truncated
         verdict = {"is_success": (success, by_itself)} if by_itself.any() else {}
         observations = self._observations()

@@ -29,7 +29,8 @@ class FaceReplayBuffer(ReplayBuffer):
     """Replay buffer of FaceAlign-v0 for any off-policy algorithm of Stable-Baselines3.
 
     It stores what identifies the crop (index of the face, seed of its view), x_t, d_t, a_t, r, x_{t+1} and d_{t+1}, and
-    cuts the patches again when they are sampled: the very pixels that the environment gave.
+    cuts the patches again when they are sampled: the very pixels that the environment gave. Of sequences it stores the
+    next state's seed as well, which may be that of the next frame.
 
     :param buffer_size: transitions, over all environments together
     :param observation_space: of FaceAlign-v0
@@ -75,6 +76,7 @@ class FaceReplayBuffer(ReplayBuffer):
         shape, history = (*rows, self.num_landmarks, 2), (*rows, HISTORY_SIZE)
         self.indices = np.zeros(rows, np.int64)
         self.seeds = np.zeros(rows, np.int64)
+        self.next_seeds: np.ndarray | None = None  # of sequences
         self.landmarks = np.zeros(shape, np.float32)
         self.next_landmarks = np.zeros(shape, np.float32)
         self.history = np.zeros(history, np.float32)
@@ -113,7 +115,11 @@ class FaceReplayBuffer(ReplayBuffer):
             raise ValueError("FaceReplayBuffer needs the infos of FaceAlign-v0; a wrapper has replaced them.")
         row = self.pos
         self.indices[row] = [info["image_index"] for info in infos]
-        self.seeds[row] = [info["view_seed"] for info in infos]
+        self.seeds[row] = [info.get("previous_view_seed", info["view_seed"]) for info in infos]
+        if "previous_view_seed" in infos[0]:
+            if self.next_seeds is None:
+                self.next_seeds = np.zeros_like(self.seeds)
+            self.next_seeds[row] = [info["view_seed"] for info in infos]
         self.landmarks[row] = [info["previous_landmarks"] for info in infos]
         self.next_landmarks[row] = [info["landmarks"] for info in infos]
         self.history[row] = obs["history"]
@@ -142,14 +148,16 @@ class FaceReplayBuffer(ReplayBuffer):
         shape = (n, CROP_SIZE + 2 * p, CROP_SIZE + 2 * p, 3)
         if self._padded is None or self._padded.shape != shape:
             self._padded = np.empty(shape, np.uint8)  # kept: new memory costs as much as what is written into it
-        padded = self._padded
-        self.faces.crops(self.indices[at], self.seeds[at], out=inner(padded, p))
-        pad_in_place(padded, p)
+        indices, seeds = self.indices[at], self.seeds[at]
+        next_seeds = seeds if self.next_seeds is None else self.next_seeds[at]
+        patches, next_patches = self._patches(self.faces, indices, seeds, self.landmarks[at], self.next_landmarks[at])
+        moved = np.flatnonzero(seeds != next_seeds)
+        if len(moved):
+            (seen,) = self._patches(self.faces, indices[moved], next_seeds[moved], self.next_landmarks[at][moved])
+            next_patches[moved] = seen
 
-        def observe(
-            landmarks: np.ndarray, history: np.ndarray, others: dict[str, np.ndarray]
-        ) -> dict[str, torch.Tensor]:
-            observed = {"patches": extract_patches(padded, landmarks[at], p), "history": history[at]}
+        def observe(patches: np.ndarray, history: np.ndarray, others: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+            observed = {"patches": patches, "history": history[at]}
             observed |= {key: values[at] for key, values in others.items()}
             return {key: torch.from_numpy(values).to(self.device) for key, values in observed.items()}
 
@@ -158,12 +166,22 @@ class FaceReplayBuffer(ReplayBuffer):
             actions = np.concatenate([actions, self.next_history[at]], axis=1)
         rewards = self._normalize_reward(self.rewards[at][:, None], env)
         return DictReplayBufferSamples(
-            observations=observe(self.landmarks, self.history, self.others),
+            observations=observe(patches, self.history, self.others),
             actions=torch.from_numpy(actions).to(self.device),
-            next_observations=observe(self.next_landmarks, self.next_history, self.next_others),
+            next_observations=observe(next_patches, self.next_history, self.next_others),
             dones=torch.from_numpy((self.dones[at] * (1 - self.timeouts[at]))[:, None]).to(self.device),
             rewards=torch.from_numpy(rewards).to(self.device),
         )
+
+    def _patches(
+        self, faces: FaceSource, indices: np.ndarray, seeds: np.ndarray, *shapes: np.ndarray
+    ) -> list[np.ndarray]:
+        """Patches around each of the shapes of the same M crops."""
+        assert self._padded is not None
+        padded, p = self._padded[: len(indices)], self.patch_size
+        faces.crops(indices, seeds, out=inner(padded, p))
+        pad_in_place(padded, p)
+        return [extract_patches(padded, landmarks, p) for landmarks in shapes]
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the faces: they are read from the dataset again."""
@@ -174,7 +192,7 @@ def _one_by_one(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
     """Gymnasium's infos of a batch as one dictionary for each environment, at the end of an episode its last ones."""
     final = infos.get("final_info", {})
     ended = infos.get("_final_info", np.zeros(num_envs, np.bool_))
-    kept = ("image_index", "view_seed", "previous_landmarks", "landmarks")
+    kept = ("image_index", "view_seed", "previous_view_seed", "previous_landmarks", "landmarks")
     return [{key: (final if ended[j] else infos)[key][j] for key in kept if key in infos} for j in range(num_envs)]
 
 

@@ -27,10 +27,17 @@ from face_align_env.wrappers import CoarsePatches, ModeResiduals, PretrainedFeat
 
 FACES: dict[str, Any] = {"dataset_options": {"size": 12}}
 # The batches of a network round differently.
-EQUAL = ("FaceAlign/State19-v0", "FaceAlign/Patches19-v0", "FaceAlign/Synthetic19-v0", "FaceAlign/Synthetic68-v0")
-STILL = (*EQUAL, "FaceAlign/Features19-v0")
+STILL_AND_EQUAL = (
+    "FaceAlign/State19-v0",
+    "FaceAlign/Patches19-v0",
+    "FaceAlign/Synthetic19-v0",
+    "FaceAlign/Synthetic68-v0",
+)
+TRACKING = "FaceAlign/Tracking68-v0"
+STILL = (*STILL_AND_EQUAL, "FaceAlign/Features19-v0")
+EQUAL = (*STILL_AND_EQUAL, TRACKING)
 DRAWN = (*STILL, "FaceAlign/Policy19-v0")  # an action of zeros is a policy there
-EVERY = ("FaceAlign-v0", *DRAWN)
+EVERY = ("FaceAlign-v0", *DRAWN, TRACKING)
 TASKS = pytest.mark.parametrize("task", EVERY)
 MODES = pytest.mark.parametrize("mode", list(AutoresetMode))
 N = 3
@@ -66,10 +73,10 @@ def test_env_checkers_pass(task: str) -> None:
     sb3_check_env(env)
 
 
-@pytest.mark.parametrize("task", [*DRAWN, "FaceAlign/300W-v0"])
+@pytest.mark.parametrize("task", [*DRAWN, TRACKING, "FaceAlign/300W-v0"])
 def test_named_tasks_say_what_they_are(task: str) -> None:
     spec = gym.spec(task)
-    assert spec.max_episode_steps == 10
+    assert spec.max_episode_steps == 10 * spec.kwargs.get("frames", 1)
     assert spec.reward_threshold is not None
     assert spec.vector_entry_point is not None
     assert EnvSpec.from_json(spec.to_json()) == spec
@@ -259,19 +266,21 @@ def test_max_episode_steps_limits_single_and_batch(task: str) -> None:
         assert "is_success" not in infos
 
 
-@pytest.mark.parametrize("task", ["FaceAlign-v0", *STILL])
+@pytest.mark.parametrize("task", ["FaceAlign-v0", *STILL, TRACKING])
 def test_wrappers_of_gymnasium_go_around_it(task: str) -> None:
     env = gym.wrappers.RecordEpisodeStatistics(gym.wrappers.FlattenObservation(single(task)))
     observation, _ = env.reset(seed=0)
     assert observation.shape == gym.spaces.flatten_space(single(task).observation_space).shape
-    for _ in range(10):
-        *_, info = env.step(np.zeros(env.action_space.shape, np.float32))
-    assert info["episode"]["l"] == 10
+    steps = 10 * env.unwrapped.task.frames
+    far = env.action_space.low  # out of the picture, where no frame is found
+    for _ in range(steps):
+        *_, info = env.step(far)
+    assert info["episode"]["l"] == steps
     envs = gym.wrappers.vector.RecordEpisodeStatistics(batch(task))
     envs.reset(seed=0)
-    for _ in range(10):
-        *_, infos = envs.step(np.zeros(envs.action_space.shape, np.float32))
-    assert infos["episode"]["l"].tolist() == [10] * N
+    for _ in range(steps):
+        *_, infos = envs.step(envs.action_space.low)
+    assert infos["episode"]["l"].tolist() == [steps] * N
 
 
 def test_an_environment_can_be_pickled() -> None:
