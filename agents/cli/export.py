@@ -21,6 +21,9 @@ def export(
         str,
         typer.Option("--input", help="photo: a photo and the boxes of its faces; crop: crops of 256 x 256 pixels."),
     ] = "photo",
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Look at each face a second time, mirrored: less error, twice the time.")
+    ] = False,
 ) -> None:
     """One ONNX file from a photo and boxes, or from crops, to landmarks and iterations.
 
@@ -29,7 +32,7 @@ def export(
     """
     from face_align_env.aligner.export import TOLERANCE, write
 
-    found = write(load_aligner(weights), output, kind, _metadata(weights))
+    found = write(load_aligner(weights, mirror=mirror), output, kind, _metadata(weights))
     done("Written", output)
     equal, median = int((found < TOLERANCE).sum()), float(np.median(found))
     announce(f"{equal} of {len(found)} drawn faces within {TOLERANCE:g} pixels of PyTorch, the median {median:.1g}.")

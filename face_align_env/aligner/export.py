@@ -9,6 +9,7 @@ There are two kinds of files:
     ``crops`` (N, 256, 256, 3) uint8 RGB -> ``landmarks`` (N, K, 2) float32, pixels of the crop, and ``iterations``
 
 Where the aligner predicts errors, there is a third output, ``confidence`` (N,) float32, see ``Alignment.confidence``.
+Where it looks at mirrored faces as well (``mirror=True``), the graph does: both looks are faces of one batch.
 
 The graph follows :mod:`face_align_env.crops`, :mod:`face_align_env.patches` and :mod:`face_align_env.networks.cascade`
 line by line, down to how OpenCV rounds pixels. What remains is the rounding of sums, less than 1e-4 pixels of the crop;
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,9 @@ from face_align_env.checks import check_choice
 from face_align_env.crops import CROP_SIZE
 from face_align_env.extras import needs
 from face_align_env.files import write_bytes
+from face_align_env.landmarks import get_scheme
 from face_align_env.mdp import HISTORY_SIZE
-from face_align_env.networks.confidence import ErrorHead
+from face_align_env.networks.confidence import LEAST_DISTANCE, ErrorHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN, PixelConv2d
 
@@ -60,12 +62,10 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
     :param kind: ``"photo"`` or ``"crop"``, see this module
     :param metadata: goes into the file's ``metadata_props``, each value as text or JSON
     :raises ValueError: there is no such kind
-    :raises ExportError: the aligner looks at mirrored faces, or its weights are in another type than float32
+    :raises ExportError: the aligner's weights are in another type than float32
     :raises MissingExtraError: ``onnx`` is not installed
     """
     check_choice("kind", kind, KINDS)
-    if aligner.mirror:
-        raise ExportError("An aligner that looks at mirrored faces as well (mirror=True) cannot be exported.")
     for network in (aligner.start, aligner.lrn):
         for parameter in () if network is None else network.parameters():
             if str(parameter.dtype) != "torch.float32":
@@ -84,6 +84,10 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
     else:
         crops = "crops"
         inputs = [("crops", np.uint8, ("faces", CROP_SIZE, CROP_SIZE, 3))]
+    faces = graph.axis(graph.side(crops, 0), 0)
+    if aligner.mirror:
+        mirrored = graph.at(crops, np.arange(CROP_SIZE)[::-1].copy(), axis=2)
+        crops = graph.op("Concat", crops, mirrored, axis=0)
     landmarks = _start(graph, aligner.start, crops)
     history = None
     if aligner.lrn is None:
@@ -92,14 +96,24 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
         landmarks, history, iterations = _cascade(
             graph, aligner.lrn, crops, landmarks, aligner.alpha_2, aligner.max_iterations
         )
+    confidence = None
+    if aligner.mirror:
+        shapes = _two_looks(graph, landmarks, faces)
+        shapes = shapes[0], _mirrored(graph, shapes[1], k)
+        landmarks = graph.op("Div", graph.op("Add", *shapes), np.float32(2))
+        iterations = graph.op("Max", *_two_looks(graph, iterations, faces))
+        if aligner.error_head is not None and history is not None:
+            confidence = _confidence_of_two(graph, aligner.error_head, _two_looks(graph, history, faces), shapes)
+    elif aligner.error_head is not None and history is not None:
+        confidence = graph.op("Exp", _predicted(graph, aligner.error_head, history))
     if kind == "photo":
         in_crop = graph.op("Sub", graph.cast(landmarks, np.float64), graph.axis(shift, 1))
         landmarks = graph.cast(graph.op("Div", in_crop, graph.axis(graph.axis(scale, 1), 1)), np.float32)
     graph.add("Identity", [landmarks], "landmarks")
     graph.add("Identity", [iterations], "iterations")
     outputs: list[Named] = [("landmarks", np.float32, ("faces", k, 2)), ("iterations", np.int64, ("faces",))]
-    if aligner.error_head is not None and history is not None:
-        _confidence(graph, aligner.error_head, history)
+    if confidence is not None:
+        graph.add("Identity", [confidence], "confidence")
         outputs.append(("confidence", np.float32, ("faces",)))
     made = graph.made(f"face-align-{kind}", inputs, outputs)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR)
@@ -316,7 +330,49 @@ def _remember(graph: Graph, lrn: LRN, patches: str, d: str) -> str:
     return graph.op("Tanh", _linear(graph, trunk.recurrent, graph.op("Concat", features, d, axis=1)))
 
 
-def _confidence(graph: Graph, head: ErrorHead, history: str) -> None:
-    """The output ``confidence``: what the head predicts from d_T."""
-    logarithm = graph.op("Add", graph.op("MatMul", history, _numpy(head.state)), _numpy(head.offset))
-    graph.add("Exp", [logarithm], "confidence")
+# Two looks: FaceAligner.refine, with the mirrored faces behind the others in one batch ---------------------------------
+
+
+def _two_looks(graph: Graph, both: str, faces: str) -> tuple[str, str]:
+    """(N, ...) and (N, ...) of (2 N, ...).
+
+    :param faces: (1,) N
+    """
+    end = graph.op("Mul", faces, np.array([2]))
+    first, axis = np.array([0]), np.array([0])
+    return graph.op("Slice", both, first, faces, axis), graph.op("Slice", both, faces, end, axis)
+
+
+def _mirrored(graph: Graph, shapes: str, num_landmarks: int) -> str:
+    """(N, K, 2) shapes of mirrored crops in the crops."""
+    there = graph.at(shapes, get_scheme(num_landmarks).mirror_permutation, axis=1)
+    return graph.op("Add", graph.op("Mul", there, np.float32([-1, 1])), np.float32([CROP_SIZE - 1, 0]))
+
+
+# The confidence: face_align_env.networks.confidence -------------------------------------------------------------------
+
+
+def _predicted(graph: Graph, head: ErrorHead, history: str) -> str:
+    """(N,) logarithm of what the head predicts from d_T."""
+    return graph.op("Add", graph.op("MatMul", history, _numpy(head.state)), _numpy(head.offset))
+
+
+def _confidence_of_two(graph: Graph, head: ErrorHead, histories: tuple[str, str], shapes: tuple[str, str]) -> str:
+    """(N,) what the head predicts of the mean of two looks."""
+
+    def length(vectors: str) -> str:
+        return graph.op("ReduceL2", vectors, axes=[-1], keepdims=0)
+
+    def middle(points: str, chosen: Sequence[int]) -> str:
+        return graph.op("ReduceMean", graph.at(points, np.array(chosen), axis=1), axes=[1], keepdims=0)
+
+    mean = graph.op("Div", graph.op("Add", *shapes), np.float32(2))
+    left, right = get_scheme(head.num_landmarks).pupils
+    pupils = length(graph.op("Sub", middle(mean, left), middle(mean, right)))
+    distance = graph.op("ReduceMean", length(graph.op("Sub", *shapes)), axes=[1], keepdims=0)
+    share = graph.op("Div", distance, graph.op("Max", pupils, np.float32(1e-6)))
+    disagreement = graph.op("Log", graph.op("Max", share, np.float32(LEAST_DISTANCE)))
+    constant, single, apart = _numpy(head.pair)
+    known = graph.op("Div", graph.op("Add", *histories), np.float32(2))
+    prediction = graph.op("Mul", _predicted(graph, head, known), single)
+    return graph.op("Exp", graph.op("Add", graph.op("Add", prediction, graph.op("Mul", disagreement, apart)), constant))

@@ -13,7 +13,7 @@ from face_align_env.landmarks import get_scheme
 from face_align_env.mdp import HISTORY_SIZE
 from face_align_env.networks.weights import rebuild, save_weights
 
-_LEAST_DISTANCE = 1e-4  # of two looks, in distances between the pupils: logarithms need more than nothing
+LEAST_DISTANCE = 1e-4  # of two looks, in distances between the pupils: logarithms need more than nothing
 
 
 @dataclass(frozen=True)
@@ -94,4 +94,4 @@ def log_disagreement(shapes: Tensor, others: Tensor) -> Tensor:
     mean = (shapes + others) / 2
     pupils = (mean[:, left].mean(1) - mean[:, right].mean(1)).norm(dim=-1)
     distance = (shapes - others).norm(dim=-1).mean(1)
-    return torch.log((distance / pupils.clamp_min(1e-6)).clamp_min(_LEAST_DISTANCE))
+    return torch.log((distance / pupils.clamp_min(1e-6)).clamp_min(LEAST_DISTANCE))

@@ -76,6 +76,38 @@ def test_confidences_are_those_of_torch(faces: list[Any], gen: GEN, new_lrn: Cal
     assert np.median(np.abs(found / expected - 1)) < 1e-4
 
 
+@pytest.mark.parametrize("kind", export.KINDS)
+def test_a_second_look_at_the_mirrored_face_is_that_of_torch(kind: str, faces: list[Any]) -> None:
+    aligner = FaceAligner.from_pretrained("300w-68", mirror=True)
+    assert aligner.error_head is not None
+    session = onnxruntime.InferenceSession(export.build(aligner, kind), providers=["CPUExecutionProvider"])
+    found, expected, plain = [], [], FaceAligner.from_pretrained("300w-68")
+    for face in faces[:12]:
+        box = face.box.astype(np.float32)
+        photo = aligner.prepare(face.image, box)
+        inputs = {"crops": photo.crops} if kind == "crop" else {"photo": face.image, "boxes": box[None]}
+        found.append([each[0] for each in session.run(None, inputs)])
+        refined = aligner.refine(photo.crops)
+        (alignment,) = refined.alignments(photo)
+        steps = refined.iterations[0]
+        shape = refined.trajectories[0, steps] if kind == "crop" else alignment.landmarks
+        expected.append((shape, steps, alignment.confidence))
+        assert np.abs(alignment.landmarks - plain(face.image, box)[0].landmarks).max() > 0.01
+    shapes, iterations, confidences = zip(*found, strict=True)
+    wanted, wanted_iterations, wanted_confidences = zip(*expected, strict=True)
+    assert_as_torch(np.stack(shapes), np.stack(wanted))
+    assert (np.array(iterations) == wanted_iterations).sum() >= 11
+    assert np.median(np.abs(np.divide(confidences, wanted_confidences) - 1)) < 1e-4
+
+
+def test_two_looks_without_a_cascade_are_the_mean_of_two_starts(gen: GEN, faces: list[Any]) -> None:
+    aligner = FaceAligner(gen, None, mirror=True)
+    crops = crops_of(aligner, faces[:4])
+    landmarks, iterations = run(export.build(aligner, "crop"), crops=crops)
+    assert_as_torch(landmarks, aligner.align_crops(crops)[0][:, 0])
+    assert not iterations.any()
+
+
 @pytest.mark.parametrize("zoom", [0.4, 1, 2.3])
 def test_photos_get_the_landmarks_of_torch(zoom: float, faces: list[Any]) -> None:
     aligner = FaceAligner.from_pretrained("synthetic-68")
@@ -111,9 +143,10 @@ def test_faces_of_one_photo_go_together_and_may_lie_at_its_edges(faces: list[Any
     assert iterations.tolist() == [each.iterations for each in expected]
 
 
+@pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("kind", export.KINDS)
-def test_no_face_is_no_landmarks(kind: str) -> None:
-    aligner = FaceAligner.from_pretrained("300w-19")
+def test_no_face_is_no_landmarks(kind: str, mirror: bool) -> None:
+    aligner = FaceAligner.from_pretrained("300w-19", mirror=mirror)
     nobody: dict[str, Any] = {"crops": np.zeros((0, 256, 256, 3), np.uint8)}
     if kind == "photo":
         nobody = {"photo": np.zeros((90, 120, 3), np.uint8), "boxes": np.zeros((0, 4), np.float32)}
@@ -177,8 +210,6 @@ def test_what_cannot_be_exported_is_said(
         export.build(aligner, "video")
     with pytest.raises(export.ExportError, match=r"float32 are exported, these are in torch\.bfloat16"):
         export.build(FaceAligner(gen, new_lrn(), dtype=torch.bfloat16))
-    with pytest.raises(export.ExportError, match="mirror=True"):
-        export.build(FaceAligner(gen, new_lrn(), mirror=True))
     monkeypatch.setattr(export, "differences", lambda *_: np.full(8, 0.5))
     with pytest.raises(export.ExportError, match=r"by 0\.5 pixels\): nothing was written"):
         export.write(aligner, tmp_path / "aligner.onnx")
