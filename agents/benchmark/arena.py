@@ -22,7 +22,12 @@ from face_align_env.networks.lrn import LRN
 from face_align_env.networks.lrn import preset as lrn_preset
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import FaceSource, PreparedFaces
-from face_align_env.wrappers import VectorPolicyCorrections, VectorPretrainedFeatures, VectorShapeModes
+from face_align_env.wrappers import (
+    VectorCoarsePatches,
+    VectorPolicyCorrections,
+    VectorPretrainedFeatures,
+    VectorShapeModes,
+)
 
 LRN_FILE, GEN_FILE = "pretrained/lrn.safetensors", "pretrained/gen.safetensors"
 MEASURED_AT_ONCE = 50  # faces of a batch
@@ -75,7 +80,7 @@ class Arena:
 
     def can_start(self, algorithm: str, start: str) -> bool:
         """Whether an algorithm takes what is observed from a start."""
-        return start in find_algorithm(algorithm).starts
+        return True
 
     def starting_network(self, start: str, seed: int) -> LRN | None:
         """The network that an LRN begins with, or that sees the patches for another algorithm; None: no patches."""
@@ -140,11 +145,10 @@ class Arena:
                 shapes=shapes,
             )
             return [self._features, corrections]
-        seen = [self._features] if start == "features" else []
+        seen = self._features if start == "features" else VectorCoarsePatches
         if along_modes:
-            return [*seen, partial(VectorShapeModes, modes=settings.modes, step=settings.step, shapes=shapes)]
-        # From scratch, the environment's own actions.
-        return [*seen, partial(RescaleAction, min_action=-1.0, max_action=1.0)] if seen else []
+            return [seen, partial(VectorShapeModes, modes=settings.modes, step=settings.step, shapes=shapes)]
+        return [seen, partial(RescaleAction, min_action=-1.0, max_action=1.0)]
 
     def _features(self, env: Any) -> VectorPretrainedFeatures:
         return VectorPretrainedFeatures(env, self.lrn)
@@ -171,7 +175,7 @@ class TaskArena(Arena):
     def can_start(self, algorithm: str, start: str) -> bool:
         """All take numbers; patches, those that take dictionaries. DCRN needs a pretrained network."""
         made = find_algorithm(algorithm)
-        return start == "scratch" and not acts_by_itself(algorithm) and (not self.sees_patches or start in made.starts)
+        return start == "scratch" and not acts_by_itself(algorithm) and (not self.sees_patches or made.dictionaries)
 
     def starting_network(self, start: str, seed: int) -> LRN | None:
         """A fresh network of the preset for the patches; None: there are none."""

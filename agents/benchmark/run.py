@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from face_align_env.agents.benchmark.algorithms import check_updates, find_algorithm, is_policy, load_algorithm
+from face_align_env.agents.benchmark.algorithms import check_updates, is_policy, load_algorithm
 from face_align_env.agents.benchmark.arena import GEN_FILE, LRN_FILE, open_arena
 from face_align_env.agents.benchmark.baselines import run_baselines
 from face_align_env.agents.benchmark.cluster import run_on_cluster
@@ -84,8 +84,7 @@ def benchmark(
     if workers is not None and workers < 1:
         raise ValueError(f"There must be at least 1 worker, got {workers}.")
     for name in algorithms:
-        if settings.task is not None or set(starts) & set(find_algorithm(name).starts):  # else it is left out
-            check_updates(name, settings.timesteps, settings.keywords(name))
+        check_updates(name, settings.timesteps, settings.keywords(name))
     functions = [name for name, made in found.items() if is_policy(made)]
     keys = list(trial_keys([name for name in algorithms if name not in functions], starts, seeds))
     with locked_folder(folder):

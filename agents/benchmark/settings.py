@@ -18,7 +18,7 @@ from face_align_env.pretrain.settings import Settings, read_json, require_same, 
 
 STARTS = ("policy", "features", "scratch")
 """What a training starts with: the pretrained policy; the features of its trunk, with fresh layers behind them; fresh
-networks that see patches."""
+networks that see coarse patches (DCRN: its own network, patches)."""
 
 ACTIONS = ("modes", "landmarks")
 INITIALIZERS = ("gen", "mean")

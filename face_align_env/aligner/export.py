@@ -330,7 +330,7 @@ def _remember(graph: Graph, lrn: LRN, patches: str, d: str) -> str:
     return graph.op("Tanh", _linear(graph, trunk.recurrent, graph.op("Concat", features, d, axis=1)))
 
 
-# Two looks: FaceAligner.refine, with the mirrored faces behind the others in one batch ---------------------------------
+# Two looks: FaceAligner.refine, with the mirrored faces behind the others in one batch -------------------------------
 
 
 def _two_looks(graph: Graph, both: str, faces: str) -> tuple[str, str]:

@@ -93,7 +93,7 @@ _FAINT = 8.0  # grey levels; a patch that differs by less than this is flat, and
 
 
 def coarse_patches(observations: Batch, side: int) -> Floats:
-    """(N, K side^2) normalised block means of patches (N, K, P, P, 3) uint8, with the time left where it is observed."""
+    """(N, K side^2) normalised means of blocks of patches (N, K, P, P, 3) uint8; with the time left where observed."""
     patches = observations["patches"]
     n, k, pixels = patches.shape[:3]
     width = pixels // side
