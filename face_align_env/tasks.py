@@ -15,7 +15,7 @@
 - ``FaceAlign/Synthetic68-v0``: the same with 68 landmarks, 136 pixels.
 - ``FaceAlign/Tracking68-v0``: sequences of ten frames of a face that moves; an iteration costs what an improvement
   earns, so that few of them a frame are the point. 68 patches and the history, 136 pixels, from GEN.
-- ``FaceAlign/300W-v0``: the paper's faces, from GEN, 68 landmarks; needs 300W.
+- ``FaceAlign/300W-v0``: the paper's faces, from GEN, 68 landmarks, of which a face needs an NME below 3 %; needs 300W.
 
 All observe the share of iterations that is left, and their limit of iterations terminates: the -10 that it costs is
 part of the problem, and no algorithm bootstraps past it. Since Gymnasium's own limit, ``max_episode_steps``, is as
@@ -81,8 +81,9 @@ def register_tasks() -> None:
         entry_point=_ENV,
         vector_entry_point=_VECTOR_ENV,
         max_episode_steps=MAX_ITERATIONS,
-        reward_threshold=10.0,
-        kwargs={"dataset": "300w", "initializer": "300w-68", **_TIMED},
+        reward_threshold=0.6,
+        # Table 2's 0.07 is met by 99 % of the faces before anything is done: GEN is better than the paper's.
+        kwargs={"dataset": "300w", "initializer": "300w-68", "alpha_1": 0.03, **_TIMED},
     )
     register(
         id="FaceAlign/Features19-v0",
