@@ -158,13 +158,18 @@ class RunFolder:
         return self.path / "confidence.safetensors"
 
     def aligner(
-        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, mirror: bool = False
+        self,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        mirror: bool = False,
+        engine: str = "torch",
     ) -> FaceAligner:
         """GEN and DCRN of the run as an aligner of photos, with the head of its confidence if that has been fitted.
 
         :param device: where the networks run
         :param dtype: type of their weights
         :param mirror: look at each face twice
+        :param engine: what computes the networks
         :raises FileNotFoundError: it is not the folder of a run, or has no such weights yet
         """
         alpha_2 = self.config.alpha_2
@@ -176,4 +181,5 @@ class RunFolder:
             dtype=dtype,
             mirror=mirror,
             error_head=ErrorHead.load(self.error_head) if self.error_head.is_file() else None,
+            engine=engine,
         )

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from face_align_env.agents.speed.measure import Baseline, Entry, Limit, timed
 from face_align_env.agents.speed.workbench import Workbench
 from face_align_env.aligner.aligner import FaceAligner
+from face_align_env.extras import MissingExtraError
 
 MATMUL = "float32 matrix product"
 _BARE = "the networks' forward passes"
@@ -71,7 +72,23 @@ def _aligned(bench: Workbench, n: int, iterations: tuple[int, ...]) -> Iterator[
         alone, timing = bench.compare(bare, partial(_align, aligner, crops))
         name = f"{n} face{'' if n == 1 else 's'}, {steps} iteration{'' if steps == 1 else 's'}"
         series = "aligner by iterations" if len(iterations) > 1 else None
+        yield from _engines(bench, n, steps, crops, aligner)
         yield timed("aligner", name, timing, n, "face", baseline=Baseline(_BARE, alone), series=series, x=float(steps))
+
+
+def _engines(bench: Workbench, n: int, steps: int, crops: np.ndarray, aligner: FaceAligner) -> Iterator[Entry]:
+    """The same faces by the aligner's other ways to calculate, in units of PyTorch's float32."""
+    if bench.device.type != "cpu":
+        return
+    others = {"bfloat16": {"dtype": torch.bfloat16}, "int8": {"engine": "int8"}}
+    for name, options in others.items():
+        try:
+            quick = FaceAligner(bench.gen, bench.lrn, None, steps, **options)  # type: ignore[arg-type]
+        except MissingExtraError:
+            continue
+        alone, timing = bench.compare(partial(_align, aligner, crops), partial(_align, quick, crops))
+        title = f"{n} face{'' if n == 1 else 's'}, {steps} iteration{'' if steps == 1 else 's'}, {name}"
+        yield timed("aligner", title, timing, n, "face", baseline=Baseline("float32", alone))
 
 
 def _align(aligner: FaceAligner, crops: np.ndarray) -> None:

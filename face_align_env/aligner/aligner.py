@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from torch import nn
 from face_align_env.aligner.alignment import Alignment
 from face_align_env.aligner.detection import Detector
 from face_align_env.aligner.detectors import get_detector
+from face_align_env.checks import check_choice
 from face_align_env.crops import CROP_SIZE, MARGIN, crop_transform, cut, invert_transform, transform_points
 from face_align_env.datasets.base import read_image
 from face_align_env.landmarks import get_scheme
@@ -26,6 +27,9 @@ from face_align_env.networks.confidence import ErrorHead, log_disagreement
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.released import find_release, load_error_head, load_networks
+
+if TYPE_CHECKING:
+    from face_align_env.aligner.int8 import Int8GEN, Int8LRN
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +108,8 @@ class Look:
         return Look(*(torch.cat([getattr(look, part.name) for look in looks]) for part in fields(Look)))
 
 
+ENGINES = ("torch", "int8")
+
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
@@ -138,7 +144,10 @@ class FaceAligner:
     :param mirror: look at each face a second time, mirrored, and answer with the mean: a lower error and a better
         confidence for twice the time
     :param error_head: predicts each face's error, :attr:`Alignment.confidence`; None: it is not known
-    :raises ValueError: start, lrn and error_head have different numbers of landmarks
+    :param engine: what computes the networks: ``"torch"``, or ``"int8"``, see :mod:`face_align_env.aligner.int8`
+    :raises ValueError: start, lrn and error_head have different numbers of landmarks; there is no such engine, or it
+        takes no such device or dtype
+    :raises MissingExtraError: ``"int8"`` without ONNX Runtime
     """
 
     def __init__(
@@ -154,15 +163,25 @@ class FaceAligner:
         detector: Detector | None = None,
         mirror: bool = False,
         error_head: ErrorHead | None = None,
+        engine: str = "torch",
     ) -> None:
+        check_choice("engine", engine, ENGINES)
+        if engine == "int8" and (torch.device(device).type != "cpu" or dtype != torch.float32):
+            raise ValueError("The engine 'int8' runs on the CPU, with numbers of its own: leave out device and dtype.")
         for name, network in (("LRN", lrn), ("the head of the confidence", error_head)):
             if network is not None and network.num_landmarks != start.num_landmarks:
                 raise ValueError(
                     f"x_0 has {start.num_landmarks} landmarks, {name} {network.num_landmarks}: take one scheme's."
                 )
         self.device = torch.device(device)
-        self.start = _for_inference(start.folded() if isinstance(start, GEN) else start, self.device, dtype)
-        self.lrn = None if lrn is None else _for_inference(lrn, self.device, dtype)
+        start = start.folded() if isinstance(start, GEN) else start
+        self.start: GEN | MeanStart | Int8GEN = _for_inference(start, self.device, dtype)
+        self.lrn: LRN | Int8LRN | None = None if lrn is None else _for_inference(lrn, self.device, dtype)
+        self.engine = engine
+        if engine == "int8":
+            from face_align_env.aligner.int8 import quantized
+
+            self.start, self.lrn = quantized(self.start, self.lrn)
         self.alpha_2, self.max_iterations = alpha_2, max_iterations
         self.margin, self.batch_size = margin, batch_size
         self._detector = detector
@@ -179,6 +198,7 @@ class FaceAligner:
         dtype: torch.dtype = torch.float32,
         detector: Detector | None = None,
         mirror: bool = False,
+        engine: str = "torch",
     ) -> FaceAligner:
         """The aligner of released weights, with the bound and the margin on their card, and the head they come with.
 
@@ -187,6 +207,7 @@ class FaceAligner:
         :param dtype: type of their weights
         :param detector: finds the faces of photos for which no boxes are given; None: see :class:`FaceAligner`
         :param mirror: look at each face twice; see :class:`FaceAligner`
+        :param engine: what computes the networks; see :class:`FaceAligner`
         :raises ValueError: there is no release of that name; the message says which there are
         :raises WeightsError: its file is not the one that its card describes
         """
@@ -203,6 +224,7 @@ class FaceAligner:
             detector=detector,
             mirror=mirror,
             error_head=load_error_head(release),
+            engine=engine,
         )
 
     @property

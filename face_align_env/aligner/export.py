@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.aligner.onnx_crops import cut_faces, transforms
 from face_align_env.aligner.onnx_graph import Graph
 from face_align_env.aligner.onnx_graph import Tensor as Named
+from face_align_env.aligner.onnx_networks import ExportError, linear, numpy_of, remember, start
 from face_align_env.checks import check_choice
 from face_align_env.crops import CROP_SIZE
 from face_align_env.extras import needs
@@ -39,8 +39,7 @@ from face_align_env.files import write_bytes
 from face_align_env.landmarks import get_scheme
 from face_align_env.mdp import HISTORY_SIZE
 from face_align_env.networks.confidence import LEAST_DISTANCE, ErrorHead
-from face_align_env.networks.gen import GEN
-from face_align_env.networks.lrn import LRN, PixelConv2d
+from face_align_env.networks.lrn import LRN
 
 KINDS = ("photo", "crop")
 
@@ -51,10 +50,6 @@ TOLERANCE = 1e-3
 """Pixels by which landmarks may differ from PyTorch's."""
 
 
-class ExportError(ValueError):
-    """An aligner that cannot be exported, or whose file does not do the same; the message says why."""
-
-
 def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any] | None = None) -> bytes:
     """The aligner as an ONNX file.
 
@@ -62,10 +57,12 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
     :param kind: ``"photo"`` or ``"crop"``, see this module
     :param metadata: goes into the file's ``metadata_props``, each value as text or JSON
     :raises ValueError: there is no such kind
-    :raises ExportError: the aligner's weights are in another type than float32
+    :raises ExportError: the aligner's weights are in another type than float32, or its engine is another than torch
     :raises MissingExtraError: ``onnx`` is not installed
     """
     check_choice("kind", kind, KINDS)
+    if aligner.engine != "torch":
+        raise ExportError(f"Only networks of the engine 'torch' are exported, these are of '{aligner.engine}'.")
     for network in (aligner.start, aligner.lrn):
         for parameter in () if network is None else network.parameters():
             if str(parameter.dtype) != "torch.float32":
@@ -88,7 +85,7 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
     if aligner.mirror:
         mirrored = graph.at(crops, np.arange(CROP_SIZE)[::-1].copy(), axis=2)
         crops = graph.op("Concat", crops, mirrored, axis=0)
-    landmarks = _start(graph, aligner.start, crops)
+    landmarks = start(graph, aligner.start, crops)
     history = None
     if aligner.lrn is None:
         iterations = graph.op("Expand", np.int64(0), graph.axis(graph.side(crops, 0), 0))
@@ -185,71 +182,6 @@ def differences(model: bytes, aligner: FaceAligner, kind: str, faces: int = 8) -
     return np.array(found, dtype=np.float64)
 
 
-# Networks ----------------------------------------------------------------------------------------------------
-
-
-def _numpy(tensor: Tensor) -> npt.NDArray[np.float32]:
-    return np.asarray(tensor.detach().cpu().contiguous().numpy(), dtype=np.float32)
-
-
-def _layers(graph: Graph, layers: nn.Sequential, x: str) -> str:
-    """The layers that GEN and LRN consist of.
-
-    :raises ExportError: there is another one
-    """
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            weight, size, pad = _numpy(layer.weight), list(layer.kernel_size), int(layer.padding[0])
-            if isinstance(layer, PixelConv2d):
-                x, weight = graph.op("Sub", x, np.float32(128)), weight / np.float32(64)
-            bias = () if layer.bias is None else (_numpy(layer.bias),)
-            x = graph.op("Conv", x, weight, *bias, kernel_shape=size, strides=list(layer.stride), pads=[pad] * 4)
-        elif isinstance(layer, nn.ReLU):
-            x = graph.op("Relu", x)
-        elif isinstance(layer, nn.MaxPool2d):
-            x = graph.op("MaxPool", x, kernel_shape=[layer.kernel_size] * 2, strides=[layer.stride] * 2)
-        elif isinstance(layer, nn.Flatten):
-            x = graph.op("Flatten", x)
-        elif isinstance(layer, nn.Linear):
-            x = _linear(graph, layer, x)
-        elif not isinstance(layer, nn.Dropout):  # which does nothing in evaluation
-            raise ExportError(f"A layer of the kind {type(layer).__name__} cannot be exported.")
-    return x
-
-
-def _linear(graph: Graph, layer: nn.Linear, x: str) -> str:
-    return graph.op("Gemm", x, _numpy(layer.weight), _numpy(layer.bias), transB=1)
-
-
-def _start(graph: Graph, start: nn.Module, crops: str) -> str:
-    """(N, K, 2) x_0: GEN's, or the mean shape."""
-    mean_shape = _numpy(start.mean_shape)  # type: ignore[arg-type]
-    if not isinstance(start, GEN):
-        shape = graph.op("Concat", graph.axis(graph.side(crops, 0), 0), np.array(mean_shape.shape), axis=0)
-        return graph.op("Expand", mean_shape, shape)
-    size = start.config.input_size
-    images = graph.cast(graph.op("Transpose", crops, perm=[0, 3, 1, 2]), np.float32)
-    if CROP_SIZE % size == 0:
-        factor = [CROP_SIZE // size] * 2
-        images = graph.op("AveragePool", images, kernel_shape=factor, strides=factor)
-    else:
-        means = _adaptive_means(size)
-        images = graph.op("MatMul", means, graph.op("MatMul", images, means.T))
-    images = graph.op("Div", graph.op("Sub", images, np.float32(127.5)), np.float32(64))
-    offsets = _layers(graph, start.head, _layers(graph, start.features, images))
-    moved = graph.op("Mul", graph.reshape(offsets, -1, len(mean_shape), 2), np.float32(CROP_SIZE / 8))
-    return graph.op("Add", moved, mean_shape)
-
-
-def _adaptive_means(size: int) -> npt.NDArray[np.float32]:
-    """(size, 256): the means that torch's ``adaptive_avg_pool2d`` takes."""
-    matrix = np.zeros((size, CROP_SIZE), dtype=np.float32)
-    for i in range(size):
-        low, high = i * CROP_SIZE // size, -(-(i + 1) * CROP_SIZE // size)
-        matrix[i, low:high] = 1 / (high - low)
-    return matrix
-
-
 # The cascade: face_align_env.networks.cascade -----------------------------------------------------------------
 
 
@@ -267,8 +199,8 @@ def _cascade(
     x, d, counts, active = (body.new_name(name) for name in ("x", "d", "counts", "active"))
     some = body.op("Squeeze", body.op("NonZero", active), np.array([0]))
     some_x = body.at(x, some)
-    next_d = _remember(body, lrn, _patches(body, pixels, some, some_x, lrn.config.patch_size), body.at(d, some))
-    bounded = body.op("Tanh", _linear(body, lrn.action, next_d))
+    next_d = remember(body, lrn, _patches(body, pixels, some, some_x, lrn.config.patch_size), body.at(d, some))
+    bounded = body.op("Tanh", linear(body, lrn.action, next_d))
     actions = body.op("Mul", bounded, np.float32(lrn.config.action_limit))
     next_x = body.op("Add", some_x, body.reshape(actions, -1, k, 2))
     # Eq. 3, with NME taken as 0.
@@ -322,14 +254,6 @@ def _patches(graph: Graph, pixels: str, faces: str, x: str, size: int) -> str:
     return graph.cast(images, np.float32)
 
 
-def _remember(graph: Graph, lrn: LRN, patches: str, d: str) -> str:
-    """(M, 512) d_{t+1}: the trunk of LRN."""
-    trunk = lrn.trunk
-    features = _layers(graph, trunk.encoder, patches)
-    features = graph.reshape(features, -1, trunk.recurrent.in_features - lrn.config.hidden)
-    return graph.op("Tanh", _linear(graph, trunk.recurrent, graph.op("Concat", features, d, axis=1)))
-
-
 # Two looks: FaceAligner.refine, with the mirrored faces behind the others in one batch -------------------------------
 
 
@@ -354,7 +278,7 @@ def _mirrored(graph: Graph, shapes: str, num_landmarks: int) -> str:
 
 def _predicted(graph: Graph, head: ErrorHead, history: str) -> str:
     """(N,) logarithm of what the head predicts from d_T."""
-    return graph.op("Add", graph.op("MatMul", history, _numpy(head.state)), _numpy(head.offset))
+    return graph.op("Add", graph.op("MatMul", history, numpy_of(head.state)), numpy_of(head.offset))
 
 
 def _confidence_of_two(graph: Graph, head: ErrorHead, histories: tuple[str, str], shapes: tuple[str, str]) -> str:
@@ -372,7 +296,7 @@ def _confidence_of_two(graph: Graph, head: ErrorHead, histories: tuple[str, str]
     distance = graph.op("ReduceMean", length(graph.op("Sub", *shapes)), axes=[1], keepdims=0)
     share = graph.op("Div", distance, graph.op("Max", pupils, np.float32(1e-6)))
     disagreement = graph.op("Log", graph.op("Max", share, np.float32(LEAST_DISTANCE)))
-    constant, single, apart = _numpy(head.pair)
+    constant, single, apart = numpy_of(head.pair)
     known = graph.op("Div", graph.op("Add", *histories), np.float32(2))
     prediction = graph.op("Mul", _predicted(graph, head, known), single)
     return graph.op("Exp", graph.op("Add", graph.op("Add", prediction, graph.op("Mul", disagreement, apart)), constant))
