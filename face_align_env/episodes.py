@@ -297,7 +297,7 @@ class EpisodeBatch:
 
     def infos(self) -> dict[str, npt.NDArray[Any]]:
         """What ``info`` says of each slot; (N, ...) arrays that belong to this batch."""
-        found = {
+        found: dict[str, npt.NDArray[Any]] = {
             "nme": self.nme,
             "initial_nme": self.initial_nme,
             "iterations": self.t,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from face_align_env.agents.speed.measure import Baseline, Entry, Limit, timed
 from face_align_env.agents.speed.workbench import Workbench
+from face_align_env.agents.studies.peers import train_dlib
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.extras import MissingExtraError
 
@@ -54,6 +57,7 @@ def measure_aligner(bench: Workbench) -> Iterator[Entry]:
     few, curve = bench.choose((8, (1, 2, 3, 5, 8)), (2, (1, 2)))
     for n in bench.choose((1, 8, 64), (1, 2)):
         yield from _aligned(bench, n, curve if n == few else (min(_TYPICAL_ITERATIONS, curve[-1]),))
+    yield from measure_dlib(bench)
 
 
 def _aligned(bench: Workbench, n: int, iterations: tuple[int, ...]) -> Iterator[Entry]:
@@ -74,6 +78,24 @@ def _aligned(bench: Workbench, n: int, iterations: tuple[int, ...]) -> Iterator[
         series = "aligner by iterations" if len(iterations) > 1 else None
         yield from _engines(bench, n, steps, crops, aligner)
         yield timed("aligner", name, timing, n, "face", baseline=Baseline(_BARE, alone), series=series, x=float(steps))
+
+
+def measure_dlib(bench: Workbench) -> Iterator[Entry]:
+    """dlib's shape predictor on a face, in units of ours; its trees are as many as it makes by default.
+
+    They have learnt next to nothing, from drawn faces, which their time does not depend on.
+    """
+    few: dict[str, Any] = bench.choose({}, {"cascade_depth": 2, "num_trees_per_cascade_level": 5})
+    with tempfile.TemporaryDirectory(prefix="face-align-dlib-") as temporary:
+        try:
+            dlib = train_dlib(bench.prepared, temporary, faces=8, oversampling_amount=2, **few)
+        except MissingExtraError:
+            return
+        crops = bench.crops(1)
+        steps = bench.choose(_TYPICAL_ITERATIONS, 1)
+        aligner = FaceAligner(bench.gen, bench.lrn, None, steps, device=bench.device)
+        alone, timing = bench.compare(partial(_align, aligner, crops), lambda: dlib.align_crops(crops))
+    yield timed("aligner", "1 face, dlib", timing, 1, "face", baseline=Baseline(f"float32, {steps} iterations", alone))
 
 
 def _engines(bench: Workbench, n: int, steps: int, crops: np.ndarray, aligner: FaceAligner) -> Iterator[Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,8 +17,10 @@ from torch import nn
 from face_align_env.aligner.alignment import Alignment
 from face_align_env.aligner.detection import Detector
 from face_align_env.aligner.detectors import get_detector
+from face_align_env.aligner.looks import Look, Photo, Refined
+from face_align_env.aligner.sharing import share_inference, shared_parts
 from face_align_env.checks import check_choice
-from face_align_env.crops import CROP_SIZE, MARGIN, crop_transform, cut, invert_transform, transform_points
+from face_align_env.crops import CROP_SIZE, MARGIN, crop_transform, cut
 from face_align_env.datasets.base import read_image
 from face_align_env.landmarks import get_scheme
 from face_align_env.mdp import HISTORY_SIZE, MAX_ITERATIONS, MDPParameters
@@ -30,82 +32,6 @@ from face_align_env.released import find_release, load_error_head, load_networks
 
 if TYPE_CHECKING:
     from face_align_env.aligner.int8 import Int8GEN, Int8LRN
-
-
-@dataclass(frozen=True, eq=False)
-class Photo:
-    """A photo with its faces cut out.
-
-    :param image: (H, W, 3) uint8 RGB
-    :param boxes: (N, 4) float64 x0, y0, x1, y1, pixels of the photo
-    :param transforms: (N, 2, 3) from the photo's pixels to the crops'
-    :param crops: (N, 256, 256, 3) uint8
-    """
-
-    image: npt.NDArray[np.uint8]
-    boxes: npt.NDArray[np.float64]
-    transforms: npt.NDArray[np.float64]
-    crops: npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False)
-class Refined:
-    """What the cascade made of N crops.
-
-    :param trajectories: (N, max_iterations + 1, K, 2) float32, crop pixels; they stand still after a face's last
-        iteration. With a mirrored look: means of both looks
-    :param iterations: (N,) int64; with a mirrored look: the longer one's
-    :param confidences: (N,) float32 predicted NME, percent; None: there is no head that predicts it
-    :param history: (looks, N, 512) float32 d_T of each look
-    """
-
-    trajectories: npt.NDArray[np.float32]
-    iterations: npt.NDArray[np.int64]
-    confidences: npt.NDArray[np.float32] | None
-    history: npt.NDArray[np.float32]
-
-    def __getitem__(self, some: slice) -> Refined:
-        """Some of the crops."""
-        known = self.confidences
-        return Refined(
-            self.trajectories[some],
-            self.iterations[some],
-            None if known is None else known[some],
-            self.history[:, some],
-        )
-
-    def damped(self, share: float) -> Refined:
-        """With this share of each way from x_0, as where x_0 is known well."""
-        start = self.trajectories[:, :1]
-        return replace(self, trajectories=start + np.float32(share) * (self.trajectories - start))
-
-    def alignments(self, photo: Photo) -> list[Alignment]:
-        """The faces whose crops these are, in the photo that they were cut out of."""
-        shapes = transform_points(invert_transform(photo.transforms)[:, None], self.trajectories)
-        known = [None] * len(shapes) if self.confidences is None else self.confidences.tolist()
-        return [
-            Alignment(shapes[i, steps], steps, shapes[i, : steps + 1], photo.boxes[i], photo.image, known[i])
-            for i, steps in enumerate(self.iterations.tolist())
-        ]
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """One look at N crops, tensors on the device.
-
-    :param trajectories: (N, max_iterations + 1, K, 2) float32, crop pixels
-    :param iterations: (N,) int64
-    :param history: (N, 512) float32 d_T, LRN's state after a face's last iteration
-    """
-
-    trajectories: torch.Tensor
-    iterations: torch.Tensor
-    history: torch.Tensor
-
-    @staticmethod
-    def concatenate(looks: Sequence[Look]) -> Look:
-        """One look at many crops out of several."""
-        return Look(*(torch.cat([getattr(look, part.name) for look in looks]) for part in fields(Look)))
 
 
 ENGINES = ("torch", "int8")
@@ -338,24 +264,35 @@ class FaceAligner:
         :param starts: see :meth:`refine`
         :param history: see :meth:`refine`
         """
-        both: list[list[Look]] = [[], []] if self.mirror else [[]]
         if not len(crops):
             starts = np.zeros((0, self.start.num_landmarks, 2), np.float32)  # no network need know what nothing is
-        for first in range(0, max(1, len(crops)), self.batch_size):
-            batch = slice(first, first + self.batch_size)
-            images = torch.from_numpy(np.ascontiguousarray(crops[batch])).to(self.device)
-            x_0 = None
-            if starts is not None:
-                x_0 = torch.from_numpy(np.asarray(starts[batch], dtype=np.float32)).to(self.device)
-            d_0 = None
-            if history is not None:
-                d_0 = torch.from_numpy(np.asarray(history[:, batch], dtype=np.float32)).to(self.device)
-            both[0].append(self._look(images, x_0, None if d_0 is None else d_0[0]))
-            if self.mirror:
-                mirrored = None if x_0 is None else self._mirrored(x_0)
-                other = self._look(images.flip(2), mirrored, None if d_0 is None else d_0[1])
-                both[1].append(replace(other, trajectories=self._mirrored(other.trajectories)))
-        return tuple(Look.concatenate(parts) for parts in both)
+        parts = shared_parts(len(crops), self.batch_size) if self.device.type == "cpu" else 1
+        ends = [len(crops) * part // parts for part in range(parts + 1)]
+        found: list[tuple[Look, ...]] = [()] * parts
+
+        @torch.inference_mode()
+        def look(some: slice) -> None:
+            for part in range(parts)[some]:
+                own = slice(ends[part], ends[part + 1])
+                x_0 = None if starts is None else self._tensor(starts[own])
+                d_0 = None if history is None else self._tensor(history[:, own])
+                found[part] = self._two_looks(torch.from_numpy(np.ascontiguousarray(crops[own])), x_0, d_0)
+
+        share_inference(look, parts)
+        return tuple(Look.concatenate(looks) for looks in zip(*found, strict=True))
+
+    def _tensor(self, values: npt.NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(self.device)
+
+    def _two_looks(self, crops: torch.Tensor, x_0: torch.Tensor | None, d_0: torch.Tensor | None) -> tuple[Look, ...]:
+        """The look at some faces, and with ``mirror`` the one at the mirrored faces, mirrored back."""
+        images = crops.to(self.device)
+        first = self._look(images, x_0, None if d_0 is None else d_0[0])
+        if not self.mirror:
+            return (first,)
+        mirrored = None if x_0 is None else self._mirrored(x_0)
+        other = self._look(images.flip(2), mirrored, None if d_0 is None else d_0[1])
+        return first, replace(other, trajectories=self._mirrored(other.trajectories))
 
     def _mirrored(self, shapes: torch.Tensor) -> torch.Tensor:
         """(..., K, 2) shapes of crops in the mirrored crops."""

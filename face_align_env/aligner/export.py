@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.aligner.onnx_crops import cut_faces, transforms
@@ -61,9 +62,10 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
     :raises MissingExtraError: ``onnx`` is not installed
     """
     check_choice("kind", kind, KINDS)
-    if aligner.engine != "torch":
+    first, policy = aligner.start, aligner.lrn
+    if not isinstance(first, nn.Module) or not isinstance(policy, LRN | None):
         raise ExportError(f"Only networks of the engine 'torch' are exported, these are of '{aligner.engine}'.")
-    for network in (aligner.start, aligner.lrn):
+    for network in (first, policy):
         for parameter in () if network is None else network.parameters():
             if str(parameter.dtype) != "torch.float32":
                 raise ExportError(f"Only weights in float32 are exported, these are in {parameter.dtype}.")
@@ -85,13 +87,13 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
     if aligner.mirror:
         mirrored = graph.at(crops, np.arange(CROP_SIZE)[::-1].copy(), axis=2)
         crops = graph.op("Concat", crops, mirrored, axis=0)
-    landmarks = start(graph, aligner.start, crops)
+    landmarks = start(graph, first, crops)
     history = None
-    if aligner.lrn is None:
+    if policy is None:
         iterations = graph.op("Expand", np.int64(0), graph.axis(graph.side(crops, 0), 0))
     else:
         landmarks, history, iterations = _cascade(
-            graph, aligner.lrn, crops, landmarks, aligner.alpha_2, aligner.max_iterations
+            graph, policy, crops, landmarks, aligner.alpha_2, aligner.max_iterations
         )
     confidence = None
     if aligner.mirror:
@@ -270,7 +272,9 @@ def _two_looks(graph: Graph, both: str, faces: str) -> tuple[str, str]:
 def _mirrored(graph: Graph, shapes: str, num_landmarks: int) -> str:
     """(N, K, 2) shapes of mirrored crops in the crops."""
     there = graph.at(shapes, get_scheme(num_landmarks).mirror_permutation, axis=1)
-    return graph.op("Add", graph.op("Mul", there, np.float32([-1, 1])), np.float32([CROP_SIZE - 1, 0]))
+    return graph.op(
+        "Add", graph.op("Mul", there, np.array([-1, 1], np.float32)), np.array([CROP_SIZE - 1, 0], np.float32)
+    )
 
 
 # The confidence: face_align_env.networks.confidence -------------------------------------------------------------------

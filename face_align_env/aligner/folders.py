@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from face_align_env.aligner.aligner import FaceAligner, Photo
+from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.aligner.alignment import Alignment
+from face_align_env.aligner.looks import Photo
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 """Of the files that are taken from a folder; a file that is named is tried whatever it is called."""

@@ -38,6 +38,7 @@ from face_align_env.store import cache_folder
 
 _OPSET, _IR = 17, 8
 _FACES = 64  # drawn ones, whose activations are looked at
+_AT_ONCE = 8
 _ITERATIONS = 4  # of the cascade on them
 _VERSION = 2  # of what is kept
 
@@ -78,7 +79,7 @@ class Int8LRN:
 
 
 def quantized(start: GEN | MeanStart, lrn: LRN | None) -> tuple[Int8GEN | MeanStart, Int8LRN | None]:
-    """The networks with whole numbers inside; they run on the CPU, with as many threads as torch has now.
+    """The networks with whole numbers inside; they run on the CPU, each in the thread that asks it.
 
     :param start: GEN without batch normalisation, in float32; the mean shape stays what it is
     :param lrn: in float32
@@ -151,11 +152,11 @@ class _Maker:
             every = torch.from_numpy(np.stack([faces.crop(i) for i in range(_FACES)]))
             visited: list[tuple[Tensor, Tensor]] = []
             with torch.inference_mode():
-                for crops in every.split(8):
+                for crops in every.split(_AT_ONCE):  # type: ignore[no-untyped-call]
                     if self._lrn is not None:
                         list(cascade(_Recorder(self._lrn, visited), crops, self._start(crops), _ITERATIONS,
                                      patch_size=self._lrn.config.patch_size))  # fmt: skip
-            self._states = list(every.split(8)), visited
+            self._states = list(every.split(_AT_ONCE)), visited  # type: ignore[no-untyped-call]
         return self._states
 
     def _kept(self, model: bytes, batches: Any) -> bytes:
@@ -231,6 +232,6 @@ def _session(model: bytes) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = 1  # FaceAligner shares the faces
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -8,9 +8,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from face_align_env.aligner.aligner import FaceAligner, Photo
+from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.aligner.alignment import Alignment
 from face_align_env.aligner.detection import Boxes, overlaps
+from face_align_env.aligner.looks import Photo
 from face_align_env.aligner.motion import moved_shape
 from face_align_env.crops import crop_transform, cut, transform_points
 from face_align_env.datasets.base import landmarks_box

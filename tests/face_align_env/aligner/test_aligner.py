@@ -375,3 +375,23 @@ def test_the_package_offers_the_aligner_and_stays_cheap() -> None:
 
 def test_a_photo_without_faces_gives_none(gen: GEN, lively: LRN) -> None:
     assert FaceAligner(gen, lively)(np.full((200, 300, 3), 128, np.uint8)) == []
+
+
+def test_threads_share_the_faces_and_find_the_same() -> None:
+    from face_align_env.datasets import load_dataset
+    from face_align_env.prepared import PreparedFaces
+
+    faces = PreparedFaces(load_dataset("synthetic", "test", size=20))
+    crops = np.stack([faces.crop(i) for i in range(len(faces))])
+    aligner = FaceAligner.from_pretrained("synthetic-68", mirror=True)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = aligner.refine(crops)
+        torch.set_num_threads(2)
+        shared = aligner.refine(crops)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert (shared.iterations == alone.iterations).sum() >= len(crops) - 1
+    assert np.median(np.abs(shared.trajectories - alone.trajectories).max(axis=(1, 2, 3))) < 1e-3
