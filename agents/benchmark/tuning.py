@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -180,9 +182,11 @@ def _trial_value(task: str, algorithm: str, keywords: Mapping[str, Any], timeste
     env.seed(SEED)
     measured = FaceAlignVecEnv(min(50, faces), task)
     learner = make_learner(algorithm, env, "scratch", None, SEED, timesteps, keywords)
+    assert isinstance(learner, BaseAlgorithm)
+    learner.set_logger(Logger(None, []))  # its own would leave a folder behind for each trial
     returns = []
     for _ in range(EVALUATIONS):
-        learner.learn(timesteps // EVALUATIONS, reset_num_timesteps=False)  # type: ignore[call-arg]
+        learner.learn(timesteps // EVALUATIONS, reset_num_timesteps=False)
         chosen = spread(measured.get_attr("task")[0].num_faces, faces)
         played = play(lambda seen: np.asarray(learner.predict(seen, deterministic=True)[0]), measured, chosen)
         returns.append(played.returns.mean())

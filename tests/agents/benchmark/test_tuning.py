@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,14 @@ def test_a_search_is_seeded_and_begins_with_the_default(monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_a_trial_is_the_mean_return_of_a_training_on_training_faces() -> None:
+def test_a_trial_is_the_mean_return_of_a_training_on_training_faces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     values = [tuning._trial_value(STATE, "ppo", {"n_steps": 8, "batch_size": 16}, 512, 4) for _ in range(2)]
     assert values[0] == values[1], "it is seeded"
     assert -20 < values[0] < 20
+    assert list(tmp_path.iterdir()) == [], "no folder of a logger is left behind"
 
 
 def test_what_was_found_is_kept_beside_the_others(tmp_path: Path) -> None:
