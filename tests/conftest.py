@@ -48,6 +48,7 @@ SLOW = {
     "test_memory_does_not_grow_with_the_steps",
     "test_packaging.py",
     "test_paper_tables.py",
+    "test_parquet.py",
     "test_peers.py",
     "test_photos.py",
     "test_plugged_examples.py",

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from face_align_env.agents.benchmark.arena import GEN_FILE, LRN_FILE
 from face_align_env.agents.benchmark.schedule import MEMORY_OF_A_TRIAL
 from face_align_env.agents.benchmark.settings import CONFIG, TrialKey
 from face_align_env.agents.benchmark.trial import ERROR, FACES, attempt_trial, is_complete, trial_folder
-from face_align_env.extras import needs
+from face_align_env.agents.common.cluster import connected
 from face_align_env.files import locked_folder, write_bytes
 from face_align_env.progress import Progress
 
@@ -23,48 +20,6 @@ RETRIES = 3
 """How often a trial begins again because its node has died."""
 
 Files = dict[str, bytes]
-
-
-@contextmanager
-def connected(cluster: str) -> Iterator[None]:
-    """Connect to a Ray cluster, and let go of it.
-
-    :param cluster: ``"local"``, this machine's cores; ``"auto"``, the cluster that this machine is a node of; or the
-        address of a head node, ``HOST:PORT`` or ``ray://HOST:PORT``
-    :raises MissingExtraError: Ray is not installed
-    :raises ValueError: there is no such cluster
-    """
-    with needs("cluster", "A cluster"):
-        import ray
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if cluster == "local":
-        ray.init(address="local", include_dashboard=False, **quiet)
-    else:
-        try:
-            _require_answer(cluster)
-            ray.init(address=cluster, **quiet)
-        except (ConnectionError, RuntimeError) as error:
-            raise ValueError(
-                f"--cluster {cluster}: no Ray cluster answers there. Start one: ray start --head; or take local, this "
-                "machine's cores."
-            ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _require_answer(cluster: str) -> None:
-    """Knock at a head node's door: Ray itself waits for minutes where nobody opens.
-
-    :raises ConnectionError: nobody listens there
-    """
-    host, _, port = cluster.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise ConnectionError(str(error)) from error
 
 
 def run_on_cluster(folder: str | os.PathLike[str], keys: Sequence[TrialKey], cluster: str) -> list[TrialKey]:
@@ -76,9 +31,9 @@ def run_on_cluster(folder: str | os.PathLike[str], keys: Sequence[TrialKey], clu
 
     :param folder: of the benchmark
     :param keys: the trials
-    :param cluster: see :func:`connected`
+    :param cluster: see :func:`~face_align_env.agents.common.cluster.connected`
     :return: the trials that have failed; why, their ``error.txt`` says
-    :raises MissingExtraError, ValueError: see :func:`connected`
+    :raises MissingExtraError, ValueError: see :func:`~face_align_env.agents.common.cluster.connected`
     """
     waiting = [key for key in keys if not is_complete(folder, key)]
     if not waiting:

@@ -67,7 +67,7 @@ def benchmark(
     :param seeds: how many, from 0 on
     :param pretraining: where GEN and the pretrained LRN come from
     :param workers: processes at a time; None: see :func:`~face_align_env.agents.benchmark.schedule.default_workers`
-    :param cluster: the Ray cluster whose nodes train, see :func:`~face_align_env.agents.benchmark.cluster.connected`;
+    :param cluster: the Ray cluster whose nodes train, see :func:`~face_align_env.agents.common.cluster.connected`;
         None: this machine's processes
     :param command: for the report
     :param console: where to say what happens

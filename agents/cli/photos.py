@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,10 +17,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from face_align_env.agents.cli.options import announce, console
+from face_align_env.files import locked_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from face_align_env.aligner import Alignment, Detector, FaceAligner
     from face_align_env.aligner.folders import Input
+    from face_align_env.aligner.parquet import Record
     from face_align_env.aligner.results import Results
 
 WeightsOption = Annotated[
@@ -50,6 +56,17 @@ def align(
     csv: Annotated[Path | None, typer.Option(help="File to append to: one row for each face.")] = None,
     pts: Annotated[Path | None, typer.Option(help="Folder for a .pts file of each face, as 300W has them.")] = None,
     draw: Annotated[Path | None, typer.Option(help="Folder for the photos with their landmarks.")] = None,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(help="Folder for Parquet tables of faces, photos and broken photos (extra cluster)."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="With --parquet: align on a Ray cluster: local (this machine's cores), auto (the cluster that it is a "
+            "node of), or the head's address; the photos must be on each node."
+        ),
+    ] = None,
     boxes: Annotated[
         Path | None, typer.Option(help="CSV file of faces' boxes (photo,x0,y0,x1,y1), instead of the detector's.")
     ] = None,
@@ -74,7 +91,13 @@ def align(
         _named(inputs), without=[folder for folder in (draw, pts) if folder is not None and folder.is_dir()]
     )
     known = None if boxes is None else read_boxes(boxes)
-    aligner = make_aligner(weights, device, detector, min_face, mirror, engine)
+    make = partial(make_aligner, weights, device, detector, min_face, mirror, engine)
+    if parquet is not None or cluster is not None:
+        if parquet is None or json_ or csv or pts or draw:
+            raise ValueError("--cluster goes with --parquet, and --parquet with none of --json, --csv, --pts, --draw.")
+        _align_to_parquet(make, photos, parquet, known, cluster, workers)
+        return
+    aligner = make()
     outputs = list(_outputs(aligner, photos, json_, csv, pts, draw))
     waiting = [photo for photo in photos if not outputs or not all(output.has(photo) for output in outputs)]
     if len(waiting) < len(photos):
@@ -104,6 +127,43 @@ def align(
         for photo, error in broken:
             message = str(error) if str(photo.path) in str(error) else f"'{photo.path}': {error}"
             errors.print(f"  {escape(message)}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _align_to_parquet(
+    make: Callable[[], FaceAligner],
+    photos: list[Input],
+    folder: Path,
+    boxes: dict[Path, npt.NDArray[np.float64]] | None,
+    cluster: str | None,
+    workers: int | None,
+) -> None:
+    from face_align_env.aligner.folders import align_files
+    from face_align_env.aligner.parquet import ParquetFolder, record
+
+    with locked_folder(folder):
+        results = ParquetFolder(folder)
+        waiting = [photo for photo in photos if str(photo.path) not in results.done]
+        if len(waiting) < len(photos):
+            announce(f"{len(photos) - len(waiting):,} of {len(photos):,} photos have their results already.")
+        broken = 0
+        with ExitStack() as stack:
+            if not waiting:
+                records: Iterable[Record] = []
+            elif cluster is None:
+                records = (record(photo, found) for photo, found in align_files(make(), waiting, boxes, workers))
+            else:
+                from face_align_env.agents.photos_cluster import aligned_on_cluster
+
+                records = stack.enter_context(aligned_on_cluster(make, waiting, cluster, boxes))
+            try:
+                for each in _progress(records, len(waiting), True):
+                    results.write([each])
+                    broken += each["error"] is not None
+            finally:
+                results.flush()  # what was done until then is kept
+    announce(f"{len(waiting):,} photos, {broken:,} of them broken: tables in '{folder}'.")
+    if broken:
         raise typer.Exit(1)
 
 
@@ -243,13 +303,13 @@ def _progress_of_frames(frames: Iterable[Any], total: int | None, shown: bool) -
     return bar
 
 
-Found = tuple["Input", "list[Alignment] | Exception"]
+T = TypeVar("T")
 
 
-def _progress(results: Iterable[Found], total: int, shown: bool) -> Iterable[Found]:
+def _progress(results: Iterable[T], total: int, shown: bool) -> Iterable[T]:
     from tqdm import tqdm
 
-    bar: Iterable[Found] = tqdm(results, total=total, unit="photo", disable=not (shown and sys.stderr.isatty()))
+    bar: Iterable[T] = tqdm(results, total=total, unit="photo", disable=not (shown and sys.stderr.isatty()))
     return bar
 
 
