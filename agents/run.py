@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from face_align_env.keywords import check_keywords, make_task
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import faces_digest
-from face_align_env.pretrain.loop import make_fabric
+from face_align_env.pretrain.loop import Watch, make_fabric
 from face_align_env.pretrain.recipes import recipe
 from face_align_env.pretrain.settings import SettingError
 from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
@@ -37,6 +38,11 @@ _SOURCES = {
     "init": "another --lrn-init",
     "taken_from": "another --gen",
 }
+
+
+StageWatch = Callable[[str, float, float], None]
+"""Is told each measurement of a supervised stage: its name, the share of its steps that are done, the NME (a fraction)
+on the test split."""
 
 
 def run(
@@ -62,30 +68,49 @@ def run(
     :raises FolderInUseError: another process works in the folder
     """
     console = console or Console()
-    place = RunFolder(folder)
-    wanted = _stages(stages, place)
-    config = checked(config)
-    fabric = make_fabric(device, config.precision)
-    with locked_folder(place.path):
-        config.write(place.path)
-        work = _Work(config, place, fabric, FacesOnDevice(config.data, fabric.device))
-        console.print(work.title)
+    work, wanted = _prepared(config, folder, device, stages)
+    with locked_folder(work.place.path):
         steps = len(wanted) + 1
-        for stage in STAGES.values():
-            work.compare(stage)
-        work.read_faces(wanted)
-        for number, stage in enumerate(wanted, 1):
-            complete = place.weights(stage.name).is_file()
-            console.print(f"{number}/{steps} {stage.name}{': complete' if complete else ''}")
-            if complete:
-                work.compare(stage)  # what it starts from may have been trained just now
-            else:
-                work.train(stage)
-        if not place.gen.is_file():
+        work.train_all(wanted, steps, console)
+        if not work.place.gen.is_file():
             console.print(f"{steps}/{steps} evaluate: stage gen comes first")
             return
         console.print(f"{steps}/{steps} evaluate")
-        evaluate(place.path, device=str(fabric.device), console=console)
+        evaluate(work.place.path, device=str(work.fabric.device), console=console)
+
+
+def train_stages(
+    config: RunConfig,
+    folder: str | os.PathLike[str],
+    device: str = "auto",
+    console: Console | None = None,
+    stages: Sequence[str] | None = None,
+    watch: StageWatch | None = None,
+) -> RunFolder:
+    """As :func:`run`, without the evaluation.
+
+    :param watch: is told each measurement of the supervised stages
+    :return: the run's folder
+    """
+    work, wanted = _prepared(config, folder, device, stages, watch)
+    with locked_folder(work.place.path):
+        work.train_all(wanted, len(wanted), console or Console())
+    return work.place
+
+
+def _prepared(
+    config: RunConfig,
+    folder: str | os.PathLike[str],
+    device: str,
+    stages: Sequence[str] | None,
+    watch: StageWatch | None = None,
+) -> tuple[_Work, tuple[Stage, ...]]:
+    """What is about to be done, looked at before anything is written."""
+    place = RunFolder(folder)
+    wanted = stages_of(stages, place)
+    config = checked(config)
+    fabric = make_fabric(device, config.precision)
+    return _Work(config, place, fabric, FacesOnDevice(config.data, fabric.device), watch), wanted
 
 
 def checked(config: RunConfig) -> RunConfig:
@@ -111,12 +136,14 @@ class _Work:
     :param place: where it goes
     :param fabric: device and precision
     :param faces: what is learnt from
+    :param watch: is told each measurement of the supervised stages
     """
 
     config: RunConfig
     place: RunFolder
     fabric: Fabric
     faces: FacesOnDevice
+    watch: StageWatch | None = None
 
     @property
     def title(self) -> str:
@@ -127,6 +154,26 @@ class _Work:
             f"{train.scheme.num_landmarks} landmarks, preset {config.preset}, seed {config.seed}, "
             f"on {self.fabric.device}."
         )
+
+    def train_all(self, stages: Sequence[Stage], steps: int, console: Console) -> None:
+        """Train what is not complete, in the run's folder, which nobody else works in.
+
+        :param stages: which
+        :param steps: of the whole work, for the console
+        :raises ValueError: a complete stage has learnt from something else
+        """
+        self.config.write(self.place.path)
+        console.print(self.title)
+        for stage in STAGES.values():
+            self.compare(stage)
+        self.read_faces(stages)
+        for number, stage in enumerate(stages, 1):
+            complete = self.place.weights(stage.name).is_file()
+            console.print(f"{number}/{steps} {stage.name}{': complete' if complete else ''}")
+            if complete:
+                self.compare(stage)  # what it starts from may have been trained just now
+            else:
+                self.train(stage)
 
     def compare(self, stage: Stage) -> None:
         """Compare what a complete stage has learnt from, by content, with what is there now.
@@ -175,7 +222,12 @@ class _Work:
         if config.gen is not None:
             take_gen(config.gen, self.faces.prepared("train").scheme.num_landmarks, self.place.gen)
             return
-        pretrain_gen(self.faces, recipe(config.preset).gen, config.gen_training, into, self.fabric, config.views)
+        networks = recipe(config.preset).gen
+        watch = self._watch("gen")
+        pretrain_gen(self.faces, networks, config.gen_training, into, self.fabric, config.views, watch)
+
+    def _watch(self, name: str) -> Watch | None:
+        return None if self.watch is None else partial(self.watch, name)
 
     def _train_cascade(self, stage: Stage) -> None:
         config = self.config
@@ -191,6 +243,7 @@ class _Work:
             jitter=config.start_jitter,
             visited=config.visited_states if stage.from_gen else None,
             init=config.lrn_init if stage.from_gen else None,
+            watch=self._watch(stage.name),
         )
 
     def _train_dcrn(self) -> None:
@@ -224,7 +277,7 @@ def take_gen(source: str | os.PathLike[str], num_landmarks: int, path: str | os.
     gen.save(path, {"taken_from_sha256": file_digest(source)})
 
 
-def _stages(names: Sequence[str] | None, place: RunFolder) -> tuple[Stage, ...]:
+def stages_of(names: Sequence[str] | None, place: RunFolder) -> tuple[Stage, ...]:
     """The stages of these names, in the order in which they are trained.
 
     :raises ValueError: there is no such stage, or one needs another that is neither named nor trained

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # numbers of mallopt(3)
 _LOOK = 10  # steps between looks at loss and gradient: a GPU's queue of work runs empty while they are read
 _MEASUREMENTS = 10  # of the NME on test faces, spread over the training
 _WATCHED = 256  # test faces, at most, that are measured on before the end
+
+Watch = Callable[[float, float], None]
+"""Is told each measurement on the test faces: the share of the steps that are done, and the NME, a fraction."""
 
 
 def make_fabric(device: str = "auto", precision: str | None = None, devices: int = 1) -> Fabric:
@@ -210,6 +213,7 @@ def fit(
     fabric: Fabric,
     notes: dict[str, Any] | None = None,
     title: str = "training",
+    watch: Watch | None = None,
 ) -> float:
     """Train, or go on training, and write ``weights.safetensors``.
 
@@ -225,6 +229,7 @@ def fit(
     :param fabric: device and precision
     :param notes: stored with the weights
     :param title: of the progress bar
+    :param watch: is told each measurement
     :return: the last NME on the test faces, a fraction
     :raises ValueError: when the folder holds a checkpoint of a training with another configuration
     """
@@ -270,6 +275,8 @@ def fit(
             if measure:
                 test_nme = measure_nme(objective, test_faces, most=_WATCHED)
                 logger.log_metrics({"test_nme": 100 * test_nme}, step)
+                if watch is not None:
+                    watch((step + 1) / total, test_nme)
                 bar.write(f"{title}: step {step + 1}/{total}, train NME {running:.2f} %, test {100 * test_nme:.2f} %")
             if save:
                 if fabric.global_rank == 0:
@@ -277,6 +284,8 @@ def fit(
                 saved_at = time.monotonic()
             bar.update()
     test_nme = measure_nme(objective, test_faces)
+    if watch is not None:
+        watch(1.0, test_nme)
     logger.log_metrics({"test_nme": 100 * test_nme}, total)
     logger.finalize("success")
     if fabric.global_rank == 0:

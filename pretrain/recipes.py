@@ -9,7 +9,9 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from face_align_env.datasets import REGISTRY, dataset_class, load_dataset
+from face_align_env.checks import check_number
+from face_align_env.datasets import REGISTRY, dataset_class, dataset_splits, load_dataset
+from face_align_env.datasets.held_out import MOST_HELD_OUT, VALIDATION
 from face_align_env.pretrain.settings import Settings, check_keywords, setting
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 MadeT = TypeVar("MadeT")
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+HELD_OUT = "held_out"
+"""Keyword of :func:`~face_align_env.datasets.load_dataset` for every dataset."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ class Data(Settings):
     :param dataset: which faces: synthetic, 300w, cofw, aflw, ytf, pts; several of one landmark scheme joined by '+'
     :param root: folder of the data; default: $FACE_ALIGN_DATA/NAME, else ~/.cache/face-align/NAME
     :param landmarks: number of landmarks, where the dataset offers several (68, 29, 19)
-    :param options: keyword of the dataset as KEY=VALUE (boxes=detector, size=500); repeat for more
+    :param options: keyword of the dataset as KEY=VALUE (boxes=detector, size=500); repeat for more. held_out=0.2: a
+        fifth of the training faces is the test split instead, to choose settings by
     """
 
     title: ClassVar[str] = "Data"
@@ -132,24 +137,41 @@ class Data(Settings):
 
         :raises SettingError: there is no such dataset, or it takes no such option
         """
+        options = dict(self.options or {})
+        if HELD_OUT in options:
+            try:
+                check_number(HELD_OUT, options.pop(HELD_OUT), above=0, most=MOST_HELD_OUT)
+            except ValueError as error:
+                self.refuse("options", f"makes no sense: {error}")
+        rest = replace(self, options=options)
         for name in self.dataset.split("+"):
             if name not in REGISTRY:
                 self.refuse("dataset", f"'{name}' is unknown; there are {', '.join(REGISTRY)} (join several with '+').")
             own = {"split": "--split", "root": "--root", "landmarks": "--landmarks"}
             kind = dataset_class(name)
-            check_keywords(self, "options", kind, own)
+            check_keywords(rest, "options", kind, own)
             if self.landmarks not in (None, *kind.schemes):
                 known = ", ".join(map(str, kind.schemes))
                 self.refuse("landmarks", f"must be one of {known} on {name}, got {self.landmarks}.")
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, the training split first; with faces held out there are these and the others only."""
+        train, *others = dataset_splits(self.dataset)
+        return (train, *([VALIDATION] if HELD_OUT in (self.options or {}) else others))
+
+    @property
+    def test_split(self) -> str:
+        """What is measured on where no split is named: of a joined dataset, its first part's."""
+        if HELD_OUT in (self.options or {}):
+            return VALIDATION
+        return dataset_class(self.dataset.partition("+")[0]).test_split
+
     def prepare(self, split: str | None = None, max_cached: int = 0) -> PreparedFaces:
-        """The faces of a split (None: the dataset's test split)."""
+        """The faces of a split (None: the test split)."""
         from face_align_env.prepared import PreparedFaces
 
-        options = self.options or {}
-        if split is None:
-            split = load_dataset(self.dataset, "train", self.root, self.landmarks, **options).test_split
-        faces = load_dataset(self.dataset, split, self.root, self.landmarks, **options)
+        faces = load_dataset(self.dataset, split or self.test_split, self.root, self.landmarks, **(self.options or {}))
         return PreparedFaces(faces, max_cached=max_cached)
 
 

@@ -20,7 +20,7 @@ from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import PreparedFaces
 from face_align_env.pretrain.faces import DeviceFaces
-from face_align_env.pretrain.loop import fit
+from face_align_env.pretrain.loop import Watch, fit
 from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
 from face_align_env.pretrain.recipes import Data, TrainingConfig
 
@@ -63,9 +63,11 @@ def pretrain_gen(
     folder: str | os.PathLike[str],
     fabric: Fabric,
     augmentation: Augmentation | None = None,
+    watch: Watch | None = None,
 ) -> float:
     """Train GEN by Eq. 1; its weights are ``folder/weights.safetensors``.
 
+    :param watch: is told each measurement on the test split
     :return: NME on the test split, a fraction
     """
     train = faces("train", gen_network.PRESETS[preset].input_size)
@@ -74,10 +76,9 @@ def pretrain_gen(
     gen = GEN(gen_network.preset(preset, prepared.scheme.num_landmarks), prepared.mean_shape())
     notes = {"dataset": prepared.dataset.name, "preset": preset, "epochs": config.epochs, "seed": config.seed}
     test = faces("test", gen.config.input_size)
+    views = augmentation or Augmentation()
     with _owned(folder, fabric):
-        return fit(
-            GENObjective(gen), train, test, config, augmentation or Augmentation(), folder, fabric, notes, title="GEN"
-        )
+        return fit(GENObjective(gen), train, test, config, views, folder, fabric, notes, "GEN", watch)
 
 
 def pretrain_lrn(
@@ -93,6 +94,7 @@ def pretrain_lrn(
     jitter: StartJitter | None = None,
     visited: VisitedStates | None = None,
     init: str | os.PathLike[str] | None = None,
+    watch: Watch | None = None,
 ) -> float:
     """Train LRN as a cascade of a fixed number of iterations; its weights are ``folder/weights.safetensors``.
 
@@ -104,6 +106,7 @@ def pretrain_lrn(
     :param visited: where the m iterations begin in training; None: as :class:`VisitedStates` does by default with a
         GEN, at x_0 without one
     :param init: weights of an LRN, or of a release, which the training starts from (fine-tuning); None: fresh ones
+    :param watch: is told each measurement on the test split
     :return: NME on the test split, a fraction
     """
     train = faces("train", CROP_SIZE)
@@ -150,7 +153,7 @@ def pretrain_lrn(
     title = f"LRN-{iterations}" if gen is None else f"GEN-LRN{iterations}"
     test = faces("test", CROP_SIZE)
     with _owned(folder, fabric):
-        return fit(objective, train, test, config, augmentation or Augmentation(), folder, fabric, notes, title=title)
+        return fit(objective, train, test, config, augmentation or Augmentation(), folder, fabric, notes, title, watch)
 
 
 def _owned(folder: str | os.PathLike[str], fabric: Fabric) -> AbstractContextManager[None]:

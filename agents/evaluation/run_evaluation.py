@@ -21,7 +21,7 @@ from face_align_env.agents.evaluation.tables import Table, method_table, occlusi
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import GEN_CASCADES, MEAN_CASCADES, RunFolder
 from face_align_env.aligner.aligner import FaceAligner
-from face_align_env.datasets import DatasetNotFoundError, FaceDataset, dataset_class, dataset_splits, load_dataset
+from face_align_env.datasets import DatasetNotFoundError, FaceDataset, load_dataset
 from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gen import GEN
@@ -118,7 +118,7 @@ def evaluate(
     dataset = work.data.dataset
     measured: dict[str, _Measured] = {}
     absent: DatasetNotFoundError | None = None
-    for split in splits or dataset_splits(dataset)[1:]:
+    for split in splits or work.data.splits[1:]:
         try:
             prepared = work.data.prepare(split, max_cached=2048)
         except DatasetNotFoundError as error:
@@ -155,8 +155,7 @@ def _begin_evaluation(
 def _evaluate_split(work: _Evaluation, split: str, prepared: PreparedFaces) -> _Measured:
     """Measure all methods on a split; print its tables, write its figures and ``evaluation*.json``."""
     outcomes = _measure(work, prepared)
-    test_split = dataset_class(work.data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
-    path = work.run.path / f"{work.name('evaluation', [] if split == test_split else [split])}.json"
+    path = work.run.path / f"{work.name('evaluation', [] if split == work.data.test_split else [split])}.json"
     write_evaluation(path, prepared, work.config.seed, outcomes)
     caveats = _caveats(prepared.dataset)
     title = f"{work.data.dataset} {split}, {len(prepared)} faces, {work.settings}"

@@ -333,8 +333,7 @@ def run_robustness(
     console = console or Console()
     run = RunFolder(folder)
     config, data = run.config, run.data(root)
-    default = dataset_class(data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
-    split = split or default
+    split = split or data.test_split
     prepared = data.prepare(split)
     indices = evenly_spaced(len(prepared), faces)
     aligners: list[tuple[str, CropAligner]] = [
@@ -367,7 +366,7 @@ def run_robustness(
         console.print(notes[-1], highlight=False, markup=False)
     measured = measure(aligners, prepared, indices, boxes, seed=seed, progress=console.is_terminal)
     title = f"{data.dataset} {split}, {len(indices)} faces, preset {config.preset}, seed {config.seed}"
-    suffix = "" if split == default else f"-{split}"
+    suffix = "" if split == data.test_split else f"-{split}"
     tables, paths = write_robustness(run.path, measured, prepared, title, notes, seed, suffix)
     for table in tables:
         console.print(table)

@@ -21,7 +21,6 @@ from face_align_env.agents.evaluation.figures import style, write_figures
 from face_align_env.agents.evaluation.run_evaluation import methods
 from face_align_env.agents.evaluation.tables import Table, number, write_tables
 from face_align_env.agents.run_folder import GEN_CASCADE, POLICY_CASCADE, RunFolder
-from face_align_env.datasets import dataset_class
 from face_align_env.extras import needs
 from face_align_env.files import write_json
 from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
@@ -267,8 +266,7 @@ def run_tradeoff(
     console = console or Console()
     run = RunFolder(folder)
     config, data = run.config, run.data(root)
-    default = dataset_class(data.dataset.partition("+")[0]).test_split  # of a joined dataset its first part's
-    split = split or default
+    split = split or data.test_split
     aligners = [(name, aligner) for name, aligner in methods(run, device) if name in (*_NETWORKS, _LONG)]
     if not any(name in _NETWORKS for name, _ in aligners):
         raise FileNotFoundError(f"'{run.path}' has neither a pretrained LRN nor DCRN. Train them: face-align run")
@@ -283,7 +281,7 @@ def run_tradeoff(
         "DCRN starts from",
         "a bound that is chosen by these faces is to be reported on others",
     ]
-    suffix = "" if split == default else f"-{split}"
+    suffix = "" if split == data.test_split else f"-{split}"
     table = tradeoff_table(measured, title, notes)
     console.print(table)
     document = {

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from face_align_env.datasets.base import Annotation, BadFaceError, DatasetNotFoundError, Face, FaceDataset
+from face_align_env.datasets.held_out import VALIDATION, HeldOut
 from face_align_env.datasets.joined import JoinedDataset
 
 # name -> "module:class"; imported when it is asked for
@@ -58,6 +59,7 @@ def load_dataset(
     split: str = "train",
     root: str | os.PathLike[str] | None = None,
     landmarks: int | None = None,
+    held_out: float | None = None,
     **options: Any,
 ) -> FaceDataset:
     """One split of a dataset, or of several datasets of one scheme joined (``"300w+ytf"``).
@@ -67,16 +69,25 @@ def load_dataset(
     :param root: where the data is; of joined datasets, the folder that holds a folder of each name.
         None: ``$FACE_ALIGN_DATA/<name>``, else ``~/.cache/face-align/<name>``
     :param landmarks: number of landmarks (19, 29 or 68) where the dataset offers several
+    :param held_out: share of the training split's faces that are the split ``"validation"`` instead, to choose settings
+        by; see :class:`~face_align_env.datasets.held_out.HeldOut`
     :param options: further keywords of the dataset's class (``boxes="detector"``, ``seed=1``, ...)
     :raises ValueError: unknown dataset, split, number of landmarks, or datasets that do not fit together
     :raises DatasetNotFoundError: the data is nowhere to be found
     """
     names = name.split("+")
     if len(names) == 1:
-        return dataset_class(name)(split=split, root=root, landmarks=landmarks, **options)  # type: ignore[call-arg]
+        kind = dataset_class(name)
+        sides = (kind.splits[0], VALIDATION)
+        if held_out is None or split not in sides:
+            return kind(split=split, root=root, landmarks=landmarks, **options)  # type: ignore[call-arg]
+        whole = kind(split=kind.splits[0], root=root, landmarks=landmarks, **options)  # type: ignore[call-arg]
+        return HeldOut(whole, split, held_out)
     return JoinedDataset(
         [
-            load_dataset(part, split, None if root is None else os.path.join(root, part), landmarks, **options)
+            load_dataset(
+                part, split, None if root is None else os.path.join(root, part), landmarks, held_out, **options
+            )
             for part in names
         ]
     )

@@ -169,6 +169,9 @@ class AFLW(FaceDataset):
             counted=self._counted[index] & inside,
         )
 
+    def subject(self, index: int) -> str:
+        return self._ids[index]  # annotation() opens the image
+
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         return read_image(self._folder / self._files[index])
 

@@ -224,6 +224,12 @@ class FaceDataset(ABC, Sequence[Face]):
         """The datasets that this one joins; a plain dataset is its own only part."""
         return (self,)
 
+    def subject(self, index: int) -> str:
+        """Who is on face ``index``, as far as it is known: :class:`~face_align_env.datasets.held_out.HeldOut` keeps all
+        faces of a subject together. A subclass with several images of a person gives the person's name.
+        """
+        return self.annotation(index).id
+
     def missing(self) -> list[str]:
         """What the published protocol has in this split and this copy has not (or has too much of), a line each."""
         expected = self.protocol.get(self.split, len(self))
@@ -353,6 +359,11 @@ def files_digest(paths: Iterable[Path], root: Path) -> str:
             state = "missing"  # whoever asks for that face learns of it
         digest.update(f"{os.path.relpath(path, root)}\0{state}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def uniform_hash(name: str) -> float:
+    """A number in [0, 1) that depends on nothing but the name."""
+    return int(hashlib.sha1(name.encode(errors="surrogateescape")).hexdigest()[:8], 16) / 2**32
 
 
 def landmarks_box(landmarks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -58,6 +58,10 @@ class JoinedDataset(FaceDataset):
         annotation = part.annotation(local)
         return replace(annotation, id=f"{part.name}/{annotation.id}")
 
+    def subject(self, index: int) -> str:
+        part, local = self._locate(index)
+        return f"{part.name}/{part.subject(local)}"
+
     def missing(self) -> list[str]:
         return [f"{part.name}: {line}" for part in self._parts for line in part.missing()]
 

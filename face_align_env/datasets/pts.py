@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from face_align_env.datasets.base import (
     landmarks_box,
     read_image,
     read_image_size,
+    uniform_hash,
 )
 from face_align_env.files import write_bytes
 from face_align_env.landmarks import SCHEMES, to_19_points
@@ -252,7 +252,7 @@ class PtsFolder(PairedFaces):
             pairs = _find_tree(chosen, f"{chosen.name}/")
         else:
             is_test = split == "test"
-            pairs = [pair for pair in _find_tree(folder) if (_place(pair.id) < test_fraction) == is_test]
+            pairs = [pair for pair in _find_tree(folder) if (uniform_hash(pair.id) < test_fraction) == is_test]
         if not pairs:
             raise DatasetNotFoundError(
                 f"Split '{split}' of '{folder}' has no faces (test_fraction={test_fraction}). {self.how_to_get}"
@@ -279,8 +279,3 @@ def _find_tree(folder: Path, prefix: str = "") -> list[PtsPair]:
         inner = Path(path).relative_to(folder).as_posix()
         pairs += find_pairs(Path(path), prefix if inner == "." else f"{prefix}{inner}/")
     return sorted(pairs, key=lambda pair: pair.id)
-
-
-def _place(name: str) -> float:
-    """A number in [0, 1) that depends on nothing but the name."""
-    return int(hashlib.sha1(name.encode()).hexdigest()[:8], 16) / 2**32

@@ -115,6 +115,9 @@ class YouTubeFaces(FaceDataset):
     def image_size(self, index: int) -> tuple[int, int]:
         return read_image_size(self._root / self._frames[index])
 
+    def subject(self, index: int) -> str:
+        return _person(self._frames[index])
+
     def fingerprint(self) -> dict[str, Any] | None:
         files = [self._root / name for name in (*_FOLDERS.values(), *self._frames)]
         return {"files": files_digest(files, self._root)}
@@ -138,8 +141,12 @@ def yaw_asymmetry(landmarks: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]
 
 def _is_train(frame: str) -> bool:
     """Whether the person of a frame, ``training/Some_Name_01.jpg``, belongs to the training split."""
-    person = re.sub(r"_\d+\.[^.]*$", "", frame.rpartition("/")[2])
-    return int(hashlib.sha1(person.encode()).hexdigest()[:8], 16) % 100 < _TRAIN_PERCENT
+    return int(hashlib.sha1(_person(frame).encode()).hexdigest()[:8], 16) % 100 < _TRAIN_PERCENT
+
+
+def _person(frame: str) -> str:
+    """``Some_Name`` of ``training/Some_Name_01.jpg``."""
+    return re.sub(r"_\d+\.[^.]*$", "", frame.rpartition("/")[2])
 
 
 def _whole_lines(path: Path, file: Iterable[str]) -> Iterator[str]:
