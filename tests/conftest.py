@@ -64,6 +64,7 @@ SLOW = {
     "test_seeds.py",
     "test_speed.py",
     "test_store.py",
+    "test_sweep.py",
     "test_synthetic.py",
     "test_tasks.py",
     "test_tradeoff.py",

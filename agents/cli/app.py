@@ -27,12 +27,13 @@ from face_align_env.agents.cli.studies import (
     tradeoff,
     watch,
 )
+from face_align_env.agents.cli.sweep import sweep
 from face_align_env.agents.cli.train import pretrain_app, run, train
 from face_align_env.agents.cli.web import app as web_app
 from face_align_env.pretrain.settings import SettingError
 from face_align_env.progress import Progress
 
-RESUMABLE = ("align", "run", "train", "pretrain", "benchmark", "ablate", "data")
+RESUMABLE = ("align", "run", "train", "pretrain", "benchmark", "ablate", "sweep", "data")
 # What a user can cause. Anything else is a mistake of this program's.
 EXPECTED = (ValueError, OSError, ModuleNotFoundError, FloatingPointError, MemoryError)
 
@@ -85,7 +86,7 @@ def _complain(text: str) -> None:
 GROUPS: dict[str, tuple[Any, ...]] = {
     "Photos": (align, track, export, web_app),
     "Data": (data_app, collect),
-    "Training": (run, pretrain_app, train),
+    "Training": (run, pretrain_app, train, sweep),
     "Study of a run": (evaluate, robustness, tradeoff, ablate, calibrate, summarize, watch, release),
     "Benchmark": (benchmark, benchmark_tune, benchmark_report, compare, speed),
 }

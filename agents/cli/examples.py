@@ -35,6 +35,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "train --option size=600 --timesteps 20000",
         "train --agent paper --set noise=2 --env reward=dense --output runs/dcrn-dense",
     ),
+    "sweep": (
+        "sweep --preset tiny --option size=600 --search lrn-learning-rate=log:1e-4:1e-2 --search alpha-2=2.0:6.0",
+        "sweep --dataset 300w --root path/to/300w --search gen-epochs=100,200,400 --stage gen --cluster auto",
+    ),
     "evaluate": (
         "evaluate runs/demo",
         "evaluate runs/demo --split test --json",

@@ -154,7 +154,7 @@ def _begin_evaluation(
 
 def _evaluate_split(work: _Evaluation, split: str, prepared: PreparedFaces) -> _Measured:
     """Measure all methods on a split; print its tables, write its figures and ``evaluation*.json``."""
-    outcomes = _measure(work, prepared)
+    outcomes = measure_methods(work.run, prepared, work.device, work.seed)
     path = work.run.path / f"{work.name('evaluation', [] if split == work.data.test_split else [split])}.json"
     write_evaluation(path, prepared, work.config.seed, outcomes)
     caveats = _caveats(prepared.dataset)
@@ -199,14 +199,26 @@ def _beside_the_paper(work: _Evaluation, measured: Mapping[str, _Measured]) -> l
     return tables
 
 
-def _measure(work: _Evaluation, prepared: PreparedFaces) -> list[Outcome]:
-    """Every method of a run on the faces of a split, and the episodes of those that have some."""
+def measure_methods(
+    run: RunFolder, prepared: PreparedFaces, device: str, seed: int, only: str | None = None
+) -> list[Outcome]:
+    """Every method of a run on the faces of a split, and the episodes of those that have some.
+
+    :param run: the run
+    :param prepared: the faces
+    :param device: where the networks run
+    :param seed: of the bootstrap intervals
+    :param only: the name of one method, see :func:`methods`; None: all
+    :raises FileNotFoundError: see :func:`methods`
+    """
     outcomes = []
-    for method, aligner in methods(work.run, work.device):
+    for method, aligner in methods(run, device):
+        if only not in (None, method):
+            continue
         # Only those that Eq. 3 stops have episodes.
         alpha_2 = None if aligner.lrn is None else aligner.alpha_2
         parameters = None if alpha_2 is None else MDPParameters(alpha_2=alpha_2)
-        outcomes.append(evaluate_method(method, aligner, prepared, work.seed, parameters))
+        outcomes.append(evaluate_method(method, aligner, prepared, seed, parameters))
     return outcomes
 
 
