@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from face_align_env.aligner.folders import Input, align_files
 from face_align_env.aligner.parquet import Record, record
 
 AT_ONCE = 16  # photos that go through an actor together
+BLOCK = 8 * AT_ONCE  # photos that an actor is given, at most
+RETRIES = 3
+"""How often a block of photos begins again because its process or node has died."""
 
 Boxes = Mapping[Path, npt.NDArray[np.float64]]
 
@@ -35,48 +39,94 @@ class AlignPhotos:
         torch.set_num_threads(1)
         self._aligner, self._boxes = make(), boxes
 
-    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[str]]:
-        """Records, as JSON, of the photos of a batch."""
-        photos = [Input(Path(path), Path(Path(path).name)) for path in batch["photo"]]
-        found = align_files(self._aligner, photos, self._boxes, workers=1)
-        return {"record": [json.dumps(record(photo, each)) for photo, each in found]}
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
+        """Records, as JSON, of the photos of a batch.
+
+        :param batch: ``path``, bytes of the file system, and ``number``
+        """
+        paths = [Path(os.fsdecode(path)) for path in batch["path"]]
+        photos = [Input(path, Path(path.name)) for path in paths]
+        try:
+            found = [each for _, each in align_files(self._aligner, photos, self._boxes, workers=1)]
+        except Exception as error:
+            if len(photos) > 1:
+                raise  # they come again, one by one
+            found = [RuntimeError(f"{type(error).__name__}: {error}")]
+        records = [json.dumps(record(photo, each)) for photo, each in zip(photos, found, strict=True)]
+        return {"number": batch["number"].tolist(), "record": records}
 
 
 @contextmanager
 def aligned_on_cluster(
-    make: Callable[[], FaceAligner], photos: Sequence[Input], cluster: str, boxes: Boxes | None = None
+    make: Callable[[], FaceAligner],
+    photos: Sequence[Input],
+    cluster: str,
+    boxes: Boxes | None = None,
+    gpu: bool = False,
 ) -> Iterator[Iterator[Record]]:
-    """Records of photos, in whatever order they are ready; a node that dies costs the photos that it was at, once.
+    """Records of photos, one of each, in whatever order they are ready.
 
-    The photos must be on each node under the same path.
+    What a node was at when it died is done again elsewhere. Photos that end the process which reads them are broken
+    ones: they are tried again one by one, after all others. The photos must be on each node under the same path.
 
     :param make: makes the aligner, on the nodes; it can be pickled
     :param photos: the files
     :param cluster: see :func:`~face_align_env.agents.common.cluster.connected`
     :param boxes: see :func:`~face_align_env.aligner.folders.align_files`
+    :param gpu: whether each actor has a GPU
     :raises MissingExtraError, ValueError: see :func:`~face_align_env.agents.common.cluster.connected`
     """
     with connected(cluster):
-        import ray
-        import ray.data
+        yield _records(make, photos, boxes, gpu)
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        paths = [{"photo": os.path.abspath(photo.path)} for photo in photos]
-        names = {path["photo"]: str(photo.path) for path, photo in zip(paths, photos, strict=True)}
-        blocks = max(1, min(len(paths), max(4 * cores, len(paths) // (8 * AT_ONCE))))
-        aligned = ray.data.from_items(paths, override_num_blocks=blocks).map_batches(
-            AlignPhotos,
-            fn_constructor_args=(make, boxes),
-            batch_size=AT_ONCE,
-            concurrency=(1, cores),
-            num_cpus=1,
-        )
 
-        def records() -> Iterator[Record]:
-            for row in aligned.iter_rows():
-                found: Record = json.loads(row["record"])
-                yield {**found, "photo": names[found["photo"]]}
+def _records(
+    make: Callable[[], FaceAligner], photos: Sequence[Input], boxes: Boxes | None, gpu: bool
+) -> Iterator[Record]:
+    import ray
 
-        yield records()
+    waiting = dict.fromkeys(range(len(photos)))
+    actors = max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))
+    size = max(AT_ONCE, min(BLOCK, len(photos) // (4 * actors)))  # all actors have something to do
+    for at_once in (size, 1):
+        for number, found in _aligned(make, photos, list(waiting), boxes, actors, gpu, at_once):
+            del waiting[number]
+            yield {**found, "photo": record(photos[number], [])["photo"]}
+        if not waiting:
+            return
+    for number in waiting:
+        yield record(photos[number], RuntimeError(f"Its process has died {RETRIES + 1} times. Look at the photo."))
+
+
+def _aligned(
+    make: Callable[[], FaceAligner],
+    photos: Sequence[Input],
+    numbers: Sequence[int],
+    boxes: Boxes | None,
+    actors: int,
+    gpu: bool,
+    block: int,
+) -> Iterator[tuple[int, Record]]:
+    """Numbers and records of those photos whose process lives to tell."""
+    import pyarrow as pa
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars, context.max_errored_blocks = False, -1
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # blocks that are lost are this function's subject
+    tables = []
+    for start in range(0, len(numbers), block):
+        own = numbers[start : start + block]
+        paths = [os.fsencode(os.path.abspath(photos[number].path)) for number in own]
+        tables.append(pa.table({"number": pa.array(own, pa.int64()), "path": pa.array(paths, pa.binary())}))
+    aligned = ray.data.from_arrow(tables).map_batches(
+        AlignPhotos,
+        fn_constructor_args=(make, boxes),
+        batch_size=min(AT_ONCE, block),
+        concurrency=(1, actors),
+        num_cpus=1,
+        num_gpus=int(gpu),
+        max_task_retries=RETRIES,
+    )
+    for row in aligned.iter_rows():
+        yield int(row["number"]), json.loads(row["record"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -91,11 +92,13 @@ def align(
         _named(inputs), without=[folder for folder in (draw, pts) if folder is not None and folder.is_dir()]
     )
     known = None if boxes is None else read_boxes(boxes)
+    if cluster is not None and Path(weights).is_dir():
+        weights = os.path.abspath(weights)  # the nodes' processes have folders of their own
     make = partial(make_aligner, weights, device, detector, min_face, mirror, engine)
     if parquet is not None or cluster is not None:
         if parquet is None or json_ or csv or pts or draw:
             raise ValueError("--cluster goes with --parquet, and --parquet with none of --json, --csv, --pts, --draw.")
-        _align_to_parquet(make, photos, parquet, known, cluster, workers)
+        _align_to_parquet(make, photos, parquet, known, cluster, device.startswith("cuda"), workers)
         return
     aligner = make()
     outputs = list(_outputs(aligner, photos, json_, csv, pts, draw))
@@ -136,14 +139,15 @@ def _align_to_parquet(
     folder: Path,
     boxes: dict[Path, npt.NDArray[np.float64]] | None,
     cluster: str | None,
+    gpu: bool,
     workers: int | None,
 ) -> None:
     from face_align_env.aligner.folders import align_files
-    from face_align_env.aligner.parquet import ParquetFolder, record
+    from face_align_env.aligner.parquet import ParquetFolder, as_text, record
 
     with locked_folder(folder):
         results = ParquetFolder(folder)
-        waiting = [photo for photo in photos if str(photo.path) not in results.done]
+        waiting = [photo for photo in photos if as_text(photo.path) not in results.done]
         if len(waiting) < len(photos):
             announce(f"{len(photos) - len(waiting):,} of {len(photos):,} photos have their results already.")
         broken = 0
@@ -155,7 +159,8 @@ def _align_to_parquet(
             else:
                 from face_align_env.agents.photos_cluster import aligned_on_cluster
 
-                records = stack.enter_context(aligned_on_cluster(make, waiting, cluster, boxes))
+                make()  # its mistakes are this command's, not those of the nodes
+                records = stack.enter_context(aligned_on_cluster(make, waiting, cluster, boxes, gpu))
             try:
                 for each in _progress(records, len(waiting), True):
                     results.write([each])

@@ -40,9 +40,15 @@ class Record(TypedDict):
 
 def record(photo: Input, found: Sequence[Alignment] | Exception) -> Record:
     """What :func:`~face_align_env.aligner.folders.align_files` has given, in numbers and texts."""
+    path = as_text(photo.path)
     if isinstance(found, Exception):
-        return {"photo": str(photo.path), "error": str(found), "faces": []}
-    return {"photo": str(photo.path), "error": None, "faces": [alignment.to_dict() for alignment in found]}
+        return {"photo": path, "error": as_text(found), "faces": []}
+    return {"photo": path, "error": None, "faces": [alignment.to_dict() for alignment in found]}
+
+
+def as_text(subject: object) -> str:
+    """A text that is UTF-8, as Parquet wants it: file names need not be, and what is not is escaped (``\\udcff``)."""
+    return str(subject).encode("utf-8", "backslashreplace").decode()
 
 
 class ParquetFolder:

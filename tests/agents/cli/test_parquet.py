@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -104,6 +108,17 @@ def test_parts_are_of_so_many_photos_and_a_photo_is_there_once(tmp_path: Path) -
     assert ParquetFolder(tmp_path).done == {each["photo"] for each in records}
 
 
+def test_names_and_messages_need_not_be_utf_8(folder: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    (odd / "face.png").write_bytes((folder / "00.png").read_bytes())
+    (odd / "broken.png").write_bytes(b"no photo")
+    for _ in range(2):
+        align(odd, "--parquet", tmp_path / "results")
+    assert table(tmp_path / "results", "photos")["photo"].tolist() == [f"{tmp_path}/caf\\udce9/face.png"]
+    assert "caf\\udce9/broken.png" in table(tmp_path / "results", "broken")["error"][0]
+
+
 def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     for options in (["--cluster", "local"], ["--parquet", tmp_path, "--csv", tmp_path / "faces.csv"]):
         result = align(folder, *options)
@@ -147,3 +162,68 @@ def test_a_killed_node_costs_nothing_but_time(three_nodes: Any, folder: Path, tm
     far, near = table(tmp_path / "far", "faces"), table(tmp_path / "near", "faces")
     pd.testing.assert_frame_equal(far.drop(columns=["box", "landmarks"]), near.drop(columns=["box", "landmarks"]))
     np.testing.assert_allclose(np.stack(far["landmarks"]), np.stack(near["landmarks"]), atol=0.02)
+
+
+DRIVER = """
+import os, signal, sys
+from functools import partial
+from pathlib import Path
+from face_align_env.agents.cli.photos import make_aligner
+from face_align_env.agents.photos_cluster import aligned_on_cluster
+from face_align_env.aligner.folders import find_photos
+from face_align_env.aligner.parquet import ParquetFolder
+
+folder, into, cluster = sys.argv[1:]
+results = ParquetFolder(into, at_once=4)
+make = partial(make_aligner, "synthetic-68", "cpu", "auto", None)
+with aligned_on_cluster(make, find_photos([folder]), cluster) as records:
+    for number, each in enumerate(records):
+        results.write([each])
+        if number == 9:  # two parts are whole, and half of the third is there
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_driver_is_started_again(three_nodes: Any, folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DRIVER, str(folder), str(tmp_path / "far"), three_nodes.address]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "far" / "photos").glob("*.parquet"))) == 2
+    again = align(folder, "--parquet", tmp_path / "far", "--cluster", three_nodes.address)
+    assert f"8 of {PHOTOS + 1} photos have their results already" in again.output
+    assert_whole(tmp_path / "far", folder)
+
+
+@pytest.mark.timeout(600)
+def test_a_photo_that_ends_its_process_is_broken(
+    three_nodes: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And costs no other photo."""
+    from face_align_env.agents import photos_cluster
+
+    monkeypatch.setattr(photos_cluster, "RETRIES", 0)
+
+    def make() -> Any:
+        import os
+
+        from face_align_env.agents.cli.photos import make_aligner
+
+        aligner: Any = make_aligner("synthetic-68", "cpu", "auto", None)
+        prepare = aligner.prepare
+
+        def prepare_or_die(photo: Path, boxes: Any) -> Any:
+            if photo.name == "05.png":
+                os._exit(1)
+            if photo.name == "06.png":
+                raise LookupError("nobody expects this")
+            return prepare(photo, boxes)
+
+        aligner.prepare = prepare_or_die
+        return aligner
+
+    with photos_cluster.aligned_on_cluster(make, find_photos([folder]), three_nodes.address) as records:
+        found = {Path(each["photo"]).name: each["error"] for each in records}
+    assert len(found) == PHOTOS + 1
+    assert {name for name, error in found.items() if error} == {"05.png", "06.png", "broken.jpg"}
+    assert "process has died" in str(found["05.png"])
+    assert found["06.png"] == "LookupError: nobody expects this"
