@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +87,7 @@ def _records(
     import ray
 
     waiting = dict.fromkeys(range(len(photos)))
-    actors = max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))
+    actors = max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))  # type: ignore[no-untyped-call, unused-ignore]
     size = max(AT_ONCE, min(BLOCK, len(photos) // (4 * actors)))  # all actors have something to do
     for at_once in (size, 1):
         for number, found in _aligned(make, photos, list(waiting), boxes, actors, gpu, at_once):
@@ -119,14 +120,16 @@ def _aligned(
         own = numbers[start : start + block]
         paths = [os.fsencode(os.path.abspath(photos[number].path)) for number in own]
         tables.append(pa.table({"number": pa.array(own, pa.int64()), "path": pa.array(paths, pa.binary())}))
-    aligned = ray.data.from_arrow(tables).map_batches(
-        AlignPhotos,
-        fn_constructor_args=(make, boxes),
-        batch_size=min(AT_ONCE, block),
-        concurrency=(1, actors),
-        num_cpus=1,
-        num_gpus=int(gpu),
-        max_task_retries=RETRIES,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # max_task_retries goes with Ray 2.64: see pyproject.toml
+        aligned = ray.data.from_arrow(tables).map_batches(
+            AlignPhotos,
+            fn_constructor_args=(make, boxes),
+            batch_size=min(AT_ONCE, block),
+            concurrency=(1, actors),
+            num_cpus=1,
+            num_gpus=int(gpu),
+            max_task_retries=RETRIES,
+        )
     for row in aligned.iter_rows():
         yield int(row["number"]), json.loads(row["record"])

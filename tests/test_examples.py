@@ -240,6 +240,15 @@ def test_an_algorithm_of_ones_own_learns_from_a_runs_policy(run: Run, micro_run:
     assert measured(run("own_algorithm", *small, "--seed", 1))[0] == first[0], "nothing has been learnt yet"
 
 
+def test_a_simulated_cluster_has_each_photo_once(run: Run) -> None:
+    """Though one of its nodes is killed."""
+    pytest.importorskip("ray", reason="the extra cluster is not installed")
+    small = ("--nodes", 2, "--photos", 12, "--side", 160, "--weights", "synthetic-68", "--kill")
+    lines = run("simulated_cluster", *small)
+    assert "a node killed after 4 photos" in lines
+    assert lines[-1] == "each photo once: True (12 records of 12 photos)"
+
+
 @pytest.mark.parametrize("script", sorted(path.stem for path in EXAMPLES.glob("*.py")))
 def test_every_example_says_how_it_is_run(run: Run, capsys: pytest.CaptureFixture[str], script: str) -> None:
     with pytest.raises(SystemExit) as stop:

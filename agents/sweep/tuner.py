@@ -95,7 +95,7 @@ def _train(configs: Sequence[Any], stages: Sequence[str], device: str, wanted: s
         tune.report({"progress": STEPS * len(stages), "nme": row.nme, "figures": figures(row)})
 
 
-class _Keeper(Callback):  # type: ignore[misc]
+class _Keeper(Callback):  # type: ignore[misc, unused-ignore]
     """Makes records of what Tune hears.
 
     :param trainings: by their number in a trial's configuration
