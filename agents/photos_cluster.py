@@ -51,7 +51,7 @@ class AlignPhotos:
             found = [each for _, each in align_files(self._aligner, photos, self._boxes, workers=1)]
         except Exception as error:
             if len(photos) > 1:
-                raise  # they come again, one by one
+                raise  # they come again
             found = [RuntimeError(f"{type(error).__name__}: {error}")]
         records = [json.dumps(record(photo, each)) for photo, each in zip(photos, found, strict=True)]
         return {"number": batch["number"].tolist(), "record": records}
@@ -67,8 +67,8 @@ def aligned_on_cluster(
 ) -> Iterator[Iterator[Record]]:
     """Records of photos, one of each, in whatever order they are ready.
 
-    What a node was at when it died is done again elsewhere. Photos that end the process which reads them are broken
-    ones: they are tried again one by one, after all others. The photos must be on each node under the same path.
+    What a node was at when it died is done again elsewhere. A photo that ends the process which reads it is a broken
+    one: in the end it is tried alone. The photos must be on each node under the same path.
 
     :param make: makes the aligner, on the nodes; it can be pickled
     :param photos: the files
@@ -89,8 +89,10 @@ def _records(
     waiting = dict.fromkeys(range(len(photos)))
     actors = max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))  # type: ignore[no-untyped-call, unused-ignore]
     size = max(AT_ONCE, min(BLOCK, len(photos) // (4 * actors)))  # all actors have something to do
-    for at_once in (size, 1):
-        for number, found in _aligned(make, photos, list(waiting), boxes, actors, gpu, at_once):
+    for block in (size, AT_ONCE, 1):  # what is lost comes again in smaller blocks, until the photo at fault is alone
+        for number, found in _aligned(make, photos, list(waiting), boxes, actors, gpu, block):
+            if number not in waiting:
+                continue  # told twice: a node died after its word
             del waiting[number]
             yield {**found, "photo": record(photos[number], [])["photo"]}
         if not waiting:
