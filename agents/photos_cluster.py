@@ -128,7 +128,8 @@ def _aligned(
             AlignPhotos,
             fn_constructor_args=(make, boxes),
             batch_size=min(AT_ONCE, block),
-            concurrency=(1, actors),
+            # A block that waits for an actor which dies is lost with it: none waits.
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, max_tasks_in_flight_per_actor=1),
             num_cpus=1,
             num_gpus=int(gpu),
             max_task_retries=RETRIES,

@@ -221,9 +221,10 @@ def test_a_photo_that_ends_its_process_is_broken(
         aligner.prepare = prepare_or_die
         return aligner
 
-    with photos_cluster.aligned_on_cluster(make, find_photos([folder]), three_nodes.address) as records:
+    photos = find_photos([*(folder / f"{number:02d}.png" for number in range(4, 9)), folder / "broken.jpg"])
+    with photos_cluster.aligned_on_cluster(make, photos, three_nodes.address) as records:
         found = {Path(each["photo"]).name: each["error"] for each in records}
-    assert len(found) == PHOTOS + 1
+    assert len(found) == len(photos)
     assert {name for name, error in found.items() if error} == {"05.png", "06.png", "broken.jpg"}
     assert "process has died" in str(found["05.png"])
     assert found["06.png"] == "LookupError: nobody expects this"
