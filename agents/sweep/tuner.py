@@ -27,8 +27,9 @@ with needs("cluster", "A search"):
 RETRIES = 3
 """How often a training begins again because its node has died."""
 
-_KEEP_ONE_IN = 3  # of the trainings at each of ASHA's rungs
-_RUNGS = 2  # below the end
+_KEEP_ONE_IN = 2  # of the trainings at each of ASHA's rungs
+# Of GEN alone. Of several stages it is the end of the first: settings of the others are not judged by its middle.
+_FIRST_RUNG = 2
 
 # Tune's files are not needed, its banner neither, and Ctrl-C is the command's.
 _QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
@@ -53,7 +54,7 @@ def run_trainings(sweep: Sweep, others: RunConfig, trainings: Sequence[Training]
     scheduler = ASHAScheduler(
         time_attr="progress",
         max_t=end,
-        grace_period=max(1, end // _KEEP_ONE_IN**_RUNGS),
+        grace_period=STEPS if len(sweep.stages) > 1 else _FIRST_RUNG,
         reduction_factor=_KEEP_ONE_IN,
     )
     with tempfile.TemporaryDirectory(prefix="face-align-tune-") as storage:
