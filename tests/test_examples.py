@@ -246,7 +246,7 @@ def test_a_simulated_cluster_has_each_photo_once(run: Run) -> None:
     small = ("--nodes", 2, "--photos", 12, "--side", 160, "--weights", "synthetic-68", "--kill")
     lines = run("simulated_cluster", *small)
     assert "a node killed after 4 photos" in lines
-    assert lines[-1] == "each photo once: True (12 records of 12 photos)"
+    assert "each photo once: True (12 records of 12 photos)" in lines
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in EXAMPLES.glob("*.py")))

@@ -25,6 +25,7 @@ from face_align_env.agents.run_config import RunConfig
 from face_align_env.datasets import DatasetNotFoundError, FaceDataset
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
+from face_align_env.pretrain import recipes
 from face_align_env.pretrain.recipes import Data
 
 # Copied by hand from the paper: by column where the code has rows.
@@ -158,7 +159,7 @@ def fake_300w(toy_dataset: Any, monkeypatch: pytest.MonkeyPatch) -> type[FaceDat
             super().__init__(split, size=3)
 
     classes = {"300w": Fake, "other": type("Other", (Fake,), {"name": "other", "protocol": {}})}
-    for module in (runs, datasets):
+    for module in (recipes, datasets):
         monkeypatch.setattr(module, "dataset_class", classes.__getitem__)
     return Fake
 
