@@ -16,6 +16,7 @@ from face_align_env.agents.common.cluster import connected
 from face_align_env.aligner import FaceAligner
 from face_align_env.aligner.folders import Input, align_files
 from face_align_env.aligner.parquet import Record, record
+from face_align_env.extras import needs
 
 AT_ONCE = 16  # photos that go through an actor together
 
@@ -57,12 +58,14 @@ def aligned_on_cluster(
     :raises MissingExtraError, ValueError: see :func:`~face_align_env.agents.common.cluster.connected`
     """
     with connected(cluster):
-        import ray
-        import ray.data
+        with needs("cluster", "A cluster"):
+            import ray
+            import ray.data
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        cores = max(1, int(resources.get("CPU", 1)))
         paths = [{"photo": os.path.abspath(photo.path)} for photo in photos]
         names = {path["photo"]: str(photo.path) for path, photo in zip(paths, photos, strict=True)}
         blocks = max(1, min(len(paths), max(4 * cores, len(paths) // (8 * AT_ONCE))))
