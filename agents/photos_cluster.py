@@ -18,6 +18,7 @@ from face_align_env.agents.common.cluster import connected
 from face_align_env.aligner import FaceAligner
 from face_align_env.aligner.folders import Input, align_files
 from face_align_env.aligner.parquet import Record, record
+from face_align_env.extras import needs
 
 AT_ONCE = 16  # photos that go through an actor together
 BLOCK = 8 * AT_ONCE  # photos that an actor is given, at most
@@ -84,7 +85,8 @@ def aligned_on_cluster(
 def _records(
     make: Callable[[], FaceAligner], photos: Sequence[Input], boxes: Boxes | None, gpu: bool
 ) -> Iterator[Record]:
-    import ray
+    with needs("cluster", "A cluster"):
+        import ray
 
     waiting = dict.fromkeys(range(len(photos)))
     actors = max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))  # type: ignore[no-untyped-call, unused-ignore]
@@ -111,8 +113,9 @@ def _aligned(
     block: int,
 ) -> Iterator[tuple[int, Record]]:
     """Numbers and records of those photos whose process lives to tell."""
-    import pyarrow as pa
-    import ray.data
+    with needs("cluster", "A cluster"):
+        import pyarrow as pa
+        import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars, context.max_errored_blocks = False, -1

@@ -29,7 +29,7 @@ def first_frame(seeds: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Motion:
-    """How the face of a sequence moves: to and fro, in each way with a frequency and phase of its own.
+    """How the face of a sequence moves: there and back, in each way with a frequency and phase of its own.
 
     :param shift: amplitude of the way in x and in y, a fraction of the crop; the crops of a dataset have 0.19 of their
         side around them, and repeat their border beyond

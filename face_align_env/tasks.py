@@ -98,7 +98,7 @@ def register_tasks() -> None:
         entry_point="face_align_env.tasks:patches_env",
         vector_entry_point="face_align_env.tasks:patches_vector_env",
         max_episode_steps=MAX_ITERATIONS,
-        reward_threshold=3.0,
+        reward_threshold=2.8,
         kwargs={"landmarks": 19, "side": 5, "modes": 10, "step": 0.5, **_DRAWN},
     )
     register(

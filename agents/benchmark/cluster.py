@@ -13,6 +13,7 @@ from face_align_env.agents.benchmark.schedule import MEMORY_OF_A_TRIAL
 from face_align_env.agents.benchmark.settings import CONFIG, TrialKey
 from face_align_env.agents.benchmark.trial import ERROR, FACES, attempt_trial, is_complete, trial_folder
 from face_align_env.agents.common.cluster import connected
+from face_align_env.extras import needs
 from face_align_env.files import locked_folder, write_bytes
 from face_align_env.progress import Progress
 
@@ -39,7 +40,8 @@ def run_on_cluster(folder: str | os.PathLike[str], keys: Sequence[TrialKey], clu
     if not waiting:
         return []
     with connected(cluster):
-        import ray
+        with needs("cluster", "A cluster"):
+            import ray
 
         train = ray.remote(
             num_cpus=1,

@@ -63,6 +63,6 @@ def test_each_agent_of_the_package_loads(path: Path) -> None:
     algorithm = path.stem.split("-")[0]
     (task,) = (each for each in gym.registry if agent_path(algorithm, each).stem == path.stem)
     agent = load_agent(algorithm, task)
-    assert load_card(algorithm, task).success > 50
+    assert load_card(algorithm, task).success > 45
     observation, _ = gym.make(task).reset(seed=0)
     assert agent.predict(observation)[0].shape == agent.action_space.shape

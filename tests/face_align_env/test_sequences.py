@@ -41,7 +41,7 @@ def test_a_frame_is_a_function_of_its_seed() -> None:
 
 def test_a_face_moves_smoothly_and_as_far_as_it_is_told() -> None:
     motion = Motion(shift=0.1, rotation=20, scale=0.3, slowest=0.02, fastest=0.02)
-    views = motion.sample_seeded(SEED + np.arange(50))  # once to and fro
+    views = motion.sample_seeded(SEED + np.arange(50))  # there and back once
     middle = np.full(2, 127.5)
     ways = views.matrices @ [*middle, 1.0] - middle
     assert np.abs(ways).max(axis=0) == pytest.approx([25.6, 25.6], rel=0.01)
