@@ -33,7 +33,7 @@ def faces(monkeypatch: pytest.MonkeyPatch, toy_dataset: Any) -> FacesOnDevice:
         return toy_dataset(split, size=size)
 
     monkeypatch.setattr(recipes, "load_dataset", load)
-    return FacesOnDevice(Data("toy", options={"size": 5}), "cpu")
+    return FacesOnDevice(Data("synthetic", options={"size": 5}), "cpu")
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
