@@ -18,7 +18,7 @@ from face_align_env.aligner.alignment import Alignment
 from face_align_env.aligner.detection import Detector
 from face_align_env.aligner.detectors import get_detector
 from face_align_env.aligner.looks import Look, Photo, Refined
-from face_align_env.aligner.sharing import share_inference, shared_parts
+from face_align_env.aligner.sharing import part_size, share_inference
 from face_align_env.checks import check_choice
 from face_align_env.crops import CROP_SIZE, MARGIN, crop_transform, cut
 from face_align_env.datasets.base import read_image
@@ -266,19 +266,22 @@ class FaceAligner:
         """
         if not len(crops):
             starts = np.zeros((0, self.start.num_landmarks, 2), np.float32)  # no network need know what nothing is
-        parts = shared_parts(len(crops), self.batch_size) if self.device.type == "cpu" else 1
-        ends = [len(crops) * part // parts for part in range(parts + 1)]
-        found: list[tuple[Look, ...]] = [()] * parts
+        on_cpu = self.device.type == "cpu"
+        size = part_size(len(crops), self.batch_size) if on_cpu else self.batch_size
+        parts = [slice(first, first + size) for first in range(0, max(1, len(crops)), size)]
+        found: list[tuple[Look, ...]] = [()] * len(parts)
 
         @torch.inference_mode()
         def look(some: slice) -> None:
-            for part in range(parts)[some]:
-                own = slice(ends[part], ends[part + 1])
+            for part, own in list(enumerate(parts))[some]:
                 x_0 = None if starts is None else self._tensor(starts[own])
                 d_0 = None if history is None else self._tensor(history[:, own])
                 found[part] = self._two_looks(torch.from_numpy(np.ascontiguousarray(crops[own])), x_0, d_0)
 
-        share_inference(look, parts)
+        if on_cpu:
+            share_inference(look, len(parts))
+        else:
+            look(slice(None))
         return tuple(Look.concatenate(looks) for looks in zip(*found, strict=True))
 
     def _tensor(self, values: npt.NDArray[np.float32]) -> torch.Tensor:

@@ -15,21 +15,20 @@ from face_align_env.threads import share
 _LEAST = 8  # faces that are worth a thread
 
 
-def shared_parts(count: int, most: int) -> int:
-    """Into how many parts to cut ``count`` faces: enough for torch's threads, and for parts of at most ``most``.
+def part_size(count: int, most: int) -> int:
+    """Faces of a part of ``count`` faces: at most ``most``, and few enough for each of torch's threads to get a part.
 
     :param count: N
     :param most: faces that go through the networks together
     """
-    threads = min(torch.get_num_threads(), count // _LEAST)
-    return max(1, threads, -(-count // most))
+    return min(most, max(_LEAST, -(-count // torch.get_num_threads())))
 
 
 def share_inference(work: Callable[[slice], object], parts: int) -> None:
     """Call ``work`` with slices of ``range(parts)``, in as many threads as torch has, each without further threads.
 
     :param work: computes the networks on the CPU
-    :param parts: see :func:`shared_parts`
+    :param parts: number of parts
     """
     threads = torch.get_num_threads()
     if min(threads, parts) <= 1:

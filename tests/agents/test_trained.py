@@ -63,6 +63,10 @@ def test_each_agent_of_the_package_loads(path: Path) -> None:
     algorithm = path.stem.split("-")[0]
     (task,) = (each for each in gym.registry if agent_path(algorithm, each).stem == path.stem)
     agent = load_agent(algorithm, task)
-    assert load_card(algorithm, task).success > 45
+    card, threshold = load_card(algorithm, task), gym.spec(task).reward_threshold
+    assert threshold is not None
+    assert card.mean_return >= threshold
+    # Nobody here finds half of the faces from patches and nothing else: its threshold is what is asked for.
+    assert card.success > (45 if task == "FaceAlign/Patches19-v0" else 50)
     observation, _ = gym.make(task).reset(seed=0)
     assert agent.predict(observation)[0].shape == agent.action_space.shape

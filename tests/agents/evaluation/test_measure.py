@@ -65,8 +65,7 @@ def test_a_row_is_what_its_names_say(aligner: FaceAligner, faces: PreparedFaces)
     assert outcome.error_path.shape == (5, 7)
     np.testing.assert_allclose(outcome.error_path[0], by_hand(trajectories[:, 0], faces), rtol=1e-5)
     assert outcome.shapes is not None
-    # Two rollouts share the faces among threads in their own ways: sums are rounded differently.
-    np.testing.assert_allclose(outcome.shapes, trajectories[:, -1], atol=1e-4)
+    np.testing.assert_array_equal(outcome.shapes, trajectories[:, -1])
     assert outcome.landmark_errors is not None
     assert outcome.landmark_errors.shape == (7, 68)
     np.testing.assert_allclose(outcome.landmark_errors.mean(1), outcome.errors, rtol=1e-6)

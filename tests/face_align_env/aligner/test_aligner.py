@@ -17,9 +17,10 @@ from writers.release import card_of, micro_gen, write_bundle
 
 from face_align_env import released
 from face_align_env.aligner.aligner import FaceAligner
+from face_align_env.aligner.looks import Look
 from face_align_env.aligner.yunet import YuNetDetector
 from face_align_env.crops import crop_transform, cut, invert_transform, transform_points
-from face_align_env.datasets import FaceDataset
+from face_align_env.datasets import FaceDataset, load_dataset
 from face_align_env.datasets.base import BadFaceError
 from face_align_env.landmarks import get_scheme
 from face_align_env.networks.cascade import MeanStart, cascade
@@ -378,9 +379,6 @@ def test_a_photo_without_faces_gives_none(gen: GEN, lively: LRN) -> None:
 
 
 def test_threads_share_the_faces_and_find_the_same() -> None:
-    from face_align_env.datasets import load_dataset
-    from face_align_env.prepared import PreparedFaces
-
     faces = PreparedFaces(load_dataset("synthetic", "test", size=20))
     crops = np.stack([faces.crop(i) for i in range(len(faces))])
     aligner = FaceAligner.from_pretrained("synthetic-68", mirror=True)
@@ -395,3 +393,26 @@ def test_threads_share_the_faces_and_find_the_same() -> None:
         torch.set_num_threads(threads)
     assert (shared.iterations == alone.iterations).sum() >= len(crops) - 1
     assert np.median(np.abs(shared.trajectories - alone.trajectories).max(axis=(1, 2, 3))) < 1e-3
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_more_faces_than_the_batch_go_through_the_networks_together(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aligner = FaceAligner.from_pretrained("synthetic-68")
+    aligner.batch_size, look, seen = 8, aligner._look, list[int]()
+    monkeypatch.setattr(aligner, "_look", lambda images, *rest: seen.append(len(images)) or look(images, *rest))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    assert len(aligner.align_crops(np.zeros((20, 256, 256, 3), np.uint8))[0]) == 20
+    assert sorted(seen) == [4, 8, 8]
+    # Elsewhere than on the CPU nothing is shared, and the batch is as large all the same.
+    seen.clear()
+    monkeypatch.setattr(aligner, "device", torch.device("meta"))
+    monkeypatch.setattr(aligner, "_two_looks", lambda crops, *_: seen.append(len(crops)) or (_nothing(len(crops)),))
+    aligner.looks(np.zeros((20, 256, 256, 3), np.uint8))
+    assert seen == [8, 8, 4]
+
+
+def _nothing(n: int) -> Look:
+    return Look(torch.zeros(n, 1, 68, 2), torch.zeros(n), torch.zeros(n, 512))
