@@ -53,6 +53,22 @@ class Views:
     colours: npt.NDArray[np.uint8]
 
     @staticmethod
+    def plain(matrices: npt.NDArray[np.float64], scales: npt.NDArray[np.float64]) -> Views:
+        """Views that are moved, and whose pixels are otherwise left alone."""
+        n = len(matrices)
+        return Views(
+            matrices=matrices,
+            mirrored=np.zeros(n, dtype=np.bool_),
+            scales=scales,
+            gains=np.ones(n),
+            offsets=np.zeros(n),
+            blurs=np.zeros(n),
+            gammas=np.ones(n),
+            tints=np.ones((n, 3)),
+            **_uncovered(n),
+        )
+
+    @staticmethod
     def concatenate(views: list[Views]) -> Views:
         """One batch out of several."""
         return Views(*(np.concatenate([getattr(view, f.name) for view in views]) for f in fields(Views)))
@@ -65,6 +81,31 @@ class Views:
     def flags(self, flags: npt.NDArray[np.bool_], scheme: LandmarkScheme) -> npt.NDArray[np.bool_]:
         """(N, K) flags of the landmarks in the changed crops' order."""
         return np.where(self.mirrored[:, None], flags[:, scheme.mirror_permutation], flags)
+
+
+def _uncovered(n: int) -> dict[str, Any]:
+    """:attr:`Views.covers` and :attr:`Views.colours` of ``n`` faces that nothing covers."""
+    return {"covers": np.zeros((n, 4)), "colours": np.zeros((n, 3), dtype=np.uint8)}
+
+
+def moves(
+    angles: npt.NDArray[np.float64],
+    scales: npt.NDArray[np.float64],
+    shifts: npt.NDArray[np.float64],
+    mirrored: npt.NDArray[np.bool_] | bool = False,
+) -> npt.NDArray[np.float64]:
+    """(N, 2, 3) :attr:`Views.matrices` that mirror, turn and scale about the crop's centre, and shift.
+
+    :param angles: (N,) radians
+    :param scales: (N,)
+    :param shifts: (N, 2) pixels
+    :param mirrored: (N,), or of all
+    """
+    cos, sin = scales * np.cos(angles), scales * np.sin(angles)
+    linear = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    linear[..., 0] *= np.where(mirrored, -1.0, 1.0)[..., None]
+    middle = np.full(2, (CROP_SIZE - 1) / 2)
+    return np.concatenate([linear, (middle + shifts - linear @ middle)[..., None]], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -115,12 +156,8 @@ class Augmentation:
         scales = rng.uniform(1 - self.scale, 1 + self.scale, n)
         shift = rng.uniform(-self.shift, self.shift, (n, 2)) * CROP_SIZE
         mirrored = rng.random(n) < self.mirror
-        cos, sin = scales * np.cos(angle), scales * np.sin(angle)
-        linear = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
-        linear[..., 0] *= np.where(mirrored, -1.0, 1.0)[:, None]
-        middle = np.full(2, (CROP_SIZE - 1) / 2)
         return Views(
-            matrices=np.concatenate([linear, (middle + shift - linear @ middle)[..., None]], axis=-1),
+            matrices=moves(angle, scales, shift, mirrored),
             mirrored=mirrored,
             scales=scales,
             gains=rng.uniform(1 - self.contrast, 1 + self.contrast, n),
@@ -135,7 +172,7 @@ class Augmentation:
     def _covers(self, rng: np.random.Generator, n: int) -> dict[str, Any]:
         """What lies in front of ``n`` faces: ``covers`` and ``colours`` of :class:`Views`."""
         if not self.occlusion:
-            return {"covers": np.zeros((n, 4)), "colours": np.zeros((n, 3), dtype=np.uint8)}
+            return _uncovered(n)
         covered = rng.random((n, 1)) < self.occluded
         half = rng.uniform(_LEAST_COVER * self.occlusion, self.occlusion, (n, 2)) * (CROP_SIZE / 2)
         middle = rng.uniform(0, CROP_SIZE, (n, 2))

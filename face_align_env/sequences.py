@@ -7,12 +7,11 @@ number of the frame. So all that makes a crop again from (face, seed) makes fram
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from face_align_env.augmentation import Augmentation, Views
+from face_align_env.augmentation import Views, moves
 from face_align_env.checks import check_number
 from face_align_env.crops import CROP_SIZE
 
@@ -62,18 +61,5 @@ class Motion:
         turns = frequencies * (each - first)[:, None] + drawn[:, 1]
         right, down, roll, near = np.sin(2 * np.pi * turns).T
         scales = (1 + self.scale) ** near
-        angle = np.deg2rad(self.rotation) * roll
-        cos, sin = scales * np.cos(angle), scales * np.sin(angle)
-        linear = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
-        middle = np.full(2, (CROP_SIZE - 1) / 2)
-        moved = middle + self.shift * CROP_SIZE * np.stack([right, down], -1) - linear @ middle
-        plain = _unchanged(len(each))
-        return Views(**{**vars(plain), "matrices": np.concatenate([linear, moved[..., None]], -1), "scales": scales})
-
-
-def _unchanged(n: int) -> Views:
-    """N plain views."""
-    nothing: dict[str, Any] = dict.fromkeys(
-        ("rotation", "scale", "shift", "mirror", "contrast", "brightness", "blur", "blurred"), 0.0
-    )
-    return Augmentation(**nothing).sample(np.random.default_rng(0), n)
+        shifts = self.shift * CROP_SIZE * np.stack([right, down], -1)
+        return Views.plain(moves(np.deg2rad(self.rotation) * roll, scales, shifts), scales)

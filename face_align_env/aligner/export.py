@@ -44,9 +44,6 @@ from face_align_env.networks.lrn import LRN
 
 KINDS = ("photo", "crop")
 
-OPSET = 17  # of ONNX Runtime 1.12 and later
-_IR = 8  # the format of files of that opset
-
 TOLERANCE = 1e-3
 """Pixels by which landmarks may differ from PyTorch's."""
 
@@ -114,8 +111,7 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
     if confidence is not None:
         graph.add("Identity", [confidence], "confidence")
         outputs.append(("confidence", np.float32, ("faces",)))
-    made = graph.made(f"face-align-{kind}", inputs, outputs)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR)
+    model = graph.model(f"face-align-{kind}", inputs, outputs)
     model.producer_name, model.doc_string = "face-align-env", __doc__ or ""
     known = {"kind": kind, "landmarks": k, "margin": aligner.margin, "alpha_2": aligner.alpha_2}
     told = {**known, "max_iterations": aligner.max_iterations, **(metadata or {})}

@@ -18,7 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,44 +32,47 @@ from face_align_env.extras import needs
 from face_align_env.files import write_bytes
 from face_align_env.mdp import HISTORY_SIZE
 from face_align_env.networks.cascade import MeanStart, cascade
-from face_align_env.networks.gen import GEN, reduce_crops
+from face_align_env.networks.gen import GEN, network_input
 from face_align_env.networks.lrn import LRN
 from face_align_env.store import cache_folder
 
-_OPSET, _IR = 17, 8
 _FACES = 64  # drawn ones, whose activations are looked at
 _AT_ONCE = 8
 _ITERATIONS = 4  # of the cascade on them
 _VERSION = 2  # of what is kept
 
 
-class Int8GEN:
-    """:class:`~face_align_env.networks.gen.GEN` from its quantised graph.
+NetworkT = TypeVar("NetworkT", GEN, LRN)
+
+
+class _Int8(Generic[NetworkT]):
+    """A network from its quantised graph, with what others ask of its sizes.
 
     :param model: ONNX file
-    :param gen: the network that it was made of
+    :param network: that it was made of
     """
 
-    def __init__(self, model: bytes, gen: GEN) -> None:
-        self.config, self.num_landmarks = gen.config, gen.num_landmarks
-        self._session = _session(model)
+    def __init__(self, model: bytes, network: NetworkT) -> None:
+        import onnxruntime
+
+        self.config, self.num_landmarks = network.config, network.num_landmarks
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # FaceAligner shares the faces
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class Int8GEN(_Int8[GEN]):
+    """:class:`~face_align_env.networks.gen.GEN` in whole numbers."""
 
     def __call__(self, crops: Tensor) -> Tensor:
         """(N, K, 2) shapes of (N, 256, 256, 3) crops."""
-        (shapes,) = self._session.run(None, {"images": _images(crops, self.config.input_size)})
+        (shapes,) = self._session.run(None, {"images": network_input(crops, self.config.input_size).numpy()})
         return torch.from_numpy(shapes)
 
 
-class Int8LRN:
-    """:class:`~face_align_env.networks.lrn.LRN` from its quantised graph.
-
-    :param model: ONNX file
-    :param lrn: the network that it was made of
-    """
-
-    def __init__(self, model: bytes, lrn: LRN) -> None:
-        self.config, self.num_landmarks = lrn.config, lrn.num_landmarks
-        self._session = _session(model)
+class Int8LRN(_Int8[LRN]):
+    """:class:`~face_align_env.networks.lrn.LRN` in whole numbers."""
 
     def __call__(self, patches: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 2K) a_t and (N, 512) d_{t+1} of (N, K, P, P, 3) patches and (N, 512) d_t."""
@@ -106,12 +109,13 @@ class _Maker:
         size = gen.config.input_size
         graph = Graph()
         graph.add("Identity", [estimate(graph, gen, "images")], "landmarks")
-        model = _model(graph, [("images", np.float32, ("faces", 3, size, size))],
-                       [("landmarks", np.float32, ("faces", gen.num_landmarks, 2))])  # fmt: skip
+        seen: list[Named] = [("images", np.float32, ("faces", 3, size, size))]
+        shapes: list[Named] = [("landmarks", np.float32, ("faces", gen.num_landmarks, 2))]
+        model = _serialized(graph, seen, shapes)
 
         def batches() -> Iterator[dict[str, npt.NDArray[Any]]]:
             for crops in self.states()[0]:
-                yield {"images": _images(crops, size)}
+                yield {"images": network_input(crops, size).numpy()}
 
         return self._kept(model, batches)
 
@@ -134,7 +138,7 @@ class _Maker:
             ("actions", np.float32, ("faces", 2 * k)),
             ("next_history", np.float32, ("faces", HISTORY_SIZE)),
         ]
-        model = _model(graph, state, outcome)
+        model = _serialized(graph, state, outcome)
 
         def batches() -> Iterator[dict[str, npt.NDArray[Any]]]:
             for patches, history in self.states()[1]:
@@ -191,17 +195,12 @@ class _Recorder:
         return found
 
 
-def _images(crops: Tensor, size: int) -> npt.NDArray[np.float32]:
-    """(N, 3, size, size) GEN's normalised input."""
-    images: npt.NDArray[np.float32] = ((reduce_crops(crops, size) - 127.5) / 64).contiguous().numpy()
-    return images
-
-
-def _model(graph: Graph, inputs: list[Named], outputs: list[Named]) -> bytes:
+def _serialized(graph: Graph, inputs: list[Named], outputs: list[Named]) -> bytes:
     from onnx import helper
 
-    made = graph.made("network", inputs, outputs)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
+    model = graph.model("network", inputs, outputs)
+    # Else ONNX Runtime advises to run its optimizer first, in a message of the logger that belongs to the program.
+    helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     return bytes(model.SerializeToString(deterministic=True))
 
 
@@ -226,12 +225,3 @@ def _quantize(model: bytes, batches: Iterator[dict[str, npt.NDArray[Any]]]) -> b
             op_types_to_quantize=["Conv", "Relu", "MaxPool", "Gemm"],
         )
         return target.read_bytes()
-
-
-def _session(model: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # FaceAligner shares the faces
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

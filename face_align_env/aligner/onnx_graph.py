@@ -13,6 +13,9 @@ from face_align_env.extras import needs
 if TYPE_CHECKING:
     import onnx
 
+OPSET = 17  # of ONNX Runtime 1.12 and later
+_IR = 8  # the format of files of that opset
+
 Value = str | npt.NDArray[Any] | np.generic
 """The name of a tensor, or what becomes a constant."""
 
@@ -73,6 +76,13 @@ class Graph:
 
         constants = [] if self._is_body else self.constants
         return helper.make_graph(self.nodes, name, _described(inputs), _described(outputs), constants)
+
+    def model(self, name: str, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> onnx.ModelProto:
+        """The graph as a file has it."""
+        from onnx import helper
+
+        imports = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(self.made(name, inputs, outputs), opset_imports=imports, ir_version=_IR)
 
     # What is needed again and again.
 

@@ -88,6 +88,16 @@ def reduce_crops(crops: Tensor, size: int) -> Tensor:
     return (means / factor**2).permute(0, 3, 1, 2)
 
 
+def network_input(crops: Tensor, size: int) -> Tensor:
+    """What GEN sees of crops: reduced, and with pixels of about unit size.
+
+    :param crops: (N, S, S, 3) uint8
+    :param size: side of the result, pixels
+    :return: (N, 3, size, size) float32, in channels-last memory
+    """
+    return (reduce_crops(crops, size) - 127.5) / 64
+
+
 class GEN(nn.Module):
     """Table 1: four blocks of two 3x3 convolutions and 2x2 max-pooling, then two fully-connected layers.
 
@@ -132,7 +142,7 @@ class GEN(nn.Module):
         :param crops: (N, S, S, 3) uint8, RGB; S is 256, or already ``input_size``
         :return: (N, K, 2) float32, pixels of the 256-pixel crop
         """
-        images = (reduce_crops(crops, self.config.input_size) - 127.5) / 64
+        images = network_input(crops, self.config.input_size)
         # Weights may be kept in another type than float32; the mean shape never is.
         offsets = self.head(self.features(images.to(next(self.parameters()).dtype)))
         shapes: Tensor = self.mean_shape + (CROP_SIZE / 8) * offsets.float().unflatten(1, (self.num_landmarks, 2))
