@@ -81,17 +81,23 @@ class ParquetFolder:
         for table in self._schemas:
             (self.folder / table).mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.folder / table)
-        whole = {path.name for path in (self.folder / PHOTOS).glob("*.parquet")}
+        self._next = 0
+        for path in (self.folder / PHOTOS).glob("*.parquet"):
+            try:
+                self._next = max(self._next, int(path.stem) + 1)
+            except ValueError as error:
+                raise _not_ours(path, error) from error
         for table in (FACES, BROKEN):  # a part of photos is written last: without it, the others were cut off
-            for path in (self.folder / table).glob("*.parquet"):
-                if path.name not in whole:
-                    path.unlink()
+            self._path(table).unlink(missing_ok=True)
         for path in [*(self.folder / PHOTOS).glob("*.parquet"), *(self.folder / BROKEN).glob("*.parquet")]:
             try:
                 self.done |= set(parquet.read_table(path, columns=["photo"]).column("photo").to_pylist())
             except (pa.ArrowException, KeyError) as error:
-                raise ValueError(f"'{path}' is no table of face-align align ({error}). Name another folder.") from error
-        self._next = 1 + max((int(path.stem) for path in (self.folder / PHOTOS).glob("*.parquet")), default=-1)
+                raise _not_ours(path, error) from error
+
+    def _path(self, table: str) -> Path:
+        """Of the part that is written next."""
+        return self.folder / table / f"{self._next:06d}.parquet"
 
     def write(self, records: Iterable[Record]) -> None:
         """Add photos; those that are there already are passed over. Parts are written when they are full.
@@ -127,8 +133,12 @@ class ParquetFolder:
         import pyarrow as pa
         from pyarrow import parquet
 
-        with replacing(self.folder / table / f"{self._next:06d}.parquet") as temporary:
+        with replacing(self._path(table)) as temporary:
             parquet.write_table(pa.Table.from_pylist(rows, schema=self._schemas[table]), temporary)
+
+
+def _not_ours(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"'{path}' is no table of face-align align ({error}). Name another folder.")
 
 
 def _row(photo: str, number: int, face: dict[str, Any]) -> dict[str, Any]:

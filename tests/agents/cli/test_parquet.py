@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,6 +118,20 @@ def test_names_and_messages_need_not_be_utf_8(folder: Path, tmp_path: Path) -> N
     assert "photos-\\udce9/broken.png" in table(tmp_path / "results", "broken")["error"][0]
 
 
+def test_tables_of_somebody_else_are_left_alone(folder: Path, tmp_path: Path) -> None:
+    """Only the part that would be written next can have been cut off."""
+    own = tmp_path / "faces" / "000007.parquet"
+    own.parent.mkdir()
+    own.write_bytes(b"years of work")
+    ParquetFolder(tmp_path)
+    assert own.read_bytes() == b"years of work"
+    (tmp_path / "photos").mkdir(exist_ok=True)
+    (tmp_path / "photos" / "years.parquet").write_bytes(own.read_bytes())
+    result = align(folder, "--parquet", tmp_path)
+    assert result.exit_code == 1
+    assert "years.parquet' is no table of face-align align" in result.stderr
+
+
 def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     for options in (["--cluster", "local"], ["--parquet", tmp_path, "--csv", tmp_path / "faces.csv"]):
         result = align(folder, *options)
@@ -130,18 +143,6 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     assert "000000.parquet' is no table of face-align align" in result.stderr
     result = align(folder, "--parquet", tmp_path / "other", "--cluster", "127.0.0.1:1")
     assert "--cluster 127.0.0.1:1: no Ray cluster answers there" in result.stderr
-
-
-@pytest.fixture
-def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    pytest.importorskip("ray", reason="the extra cluster is not installed")
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.nodes = [cluster.head_node, *(cluster.add_node(num_cpus=1) for _ in range(2))]
-    yield cluster
-    cluster.shutdown()
 
 
 @pytest.mark.timeout(600)
