@@ -152,14 +152,11 @@ class EpisodeBatch:
                 f"The initializer must give finite shapes {ground_truth.shape}, in pixels of the crop and at most "
                 f"{FARTHEST} from its corner; it gave {x_0.shape}{wrong}."
             )
-        self.index[slots] = index
-        self.view_seed[slots] = self.previous_view_seed[slots] = seed
-        self.ground_truth[slots], self.d[slots], self.counted[slots] = ground_truth, d, counted
-        self.x_0[slots] = self.x[slots] = self.x_previous[slots] = x_0
+        self._begin_frame(slots, seed, x_0, ground_truth, d, counted)
+        self.index[slots], self.previous_view_seed[slots] = index, seed
+        self.x[slots] = self.x_previous[slots] = x_0
         self.history[slots] = 0
-        nme_0 = mdp.nme(x_0, ground_truth, d, counted)
-        self.nme[slots] = self.initial_nme[slots] = nme_0
-        for counter in (self.t, self.steps, self.frame_number, self.frames_found, self.frame_iterations):
+        for counter in (self.steps, self.frame_number, self.frames_found, self.frame_iterations):
             counter[slots] = 0
         self.frame_nme[slots] = np.inf
         self.last_reward[slots] = 0
@@ -173,12 +170,23 @@ class EpisodeBatch:
         index, seed = self.index[slots], self.view_seed[slots] + 1
         ground_truth, d, counted = self.task.source.annotations(index, seed)
         self._make_crops(slots, index, seed, seen=False)
-        x_0 = self.x[slots]
+        self._begin_frame(slots, seed, self.x[slots], ground_truth, d, counted)
+        self.frame_number[slots] += 1
+
+    def _begin_frame(
+        self,
+        slots: Slots,
+        seed: npt.NDArray[np.int64],
+        x_0: npt.NDArray[np.float32],
+        ground_truth: npt.NDArray[np.float32],
+        d: npt.NDArray[np.float64],
+        counted: npt.NDArray[np.bool_],
+    ) -> None:
+        """What is new with each view: where it begins, and the truth."""
         self.view_seed[slots], self.x_0[slots] = seed, x_0
         self.ground_truth[slots], self.d[slots], self.counted[slots] = ground_truth, d, counted
         self.nme[slots] = self.initial_nme[slots] = mdp.nme(x_0, ground_truth, d, counted)
         self.t[slots] = 0
-        self.frame_number[slots] += 1
 
     def _make_crops(
         self, slots: Slots, index: npt.NDArray[np.int64], seed: npt.NDArray[np.int64], seen: bool

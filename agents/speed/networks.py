@@ -57,7 +57,7 @@ def measure_aligner(bench: Workbench) -> Iterator[Entry]:
     few, curve = bench.choose((8, (1, 2, 3, 5, 8)), (2, (1, 2)))
     for n in bench.choose((1, 8, 64), (1, 2)):
         yield from _aligned(bench, n, curve if n == few else (min(_TYPICAL_ITERATIONS, curve[-1]),))
-    yield from measure_dlib(bench)
+    yield from _dlib(bench)
 
 
 def _aligned(bench: Workbench, n: int, iterations: tuple[int, ...]) -> Iterator[Entry]:
@@ -76,11 +76,11 @@ def _aligned(bench: Workbench, n: int, iterations: tuple[int, ...]) -> Iterator[
         alone, timing = bench.compare(bare, partial(_align, aligner, crops))
         name = f"{n} face{'' if n == 1 else 's'}, {steps} iteration{'' if steps == 1 else 's'}"
         series = "aligner by iterations" if len(iterations) > 1 else None
-        yield from _engines(bench, n, steps, crops, aligner)
+        yield from _engines(bench, name, steps, crops, aligner)
         yield timed("aligner", name, timing, n, "face", baseline=Baseline(_BARE, alone), series=series, x=float(steps))
 
 
-def measure_dlib(bench: Workbench) -> Iterator[Entry]:
+def _dlib(bench: Workbench) -> Iterator[Entry]:
     """dlib's shape predictor on a face, in units of ours; its trees are as many as it makes by default.
 
     They have learnt next to nothing, from drawn faces, which their time does not depend on.
@@ -98,19 +98,18 @@ def measure_dlib(bench: Workbench) -> Iterator[Entry]:
     yield timed("aligner", "1 face, dlib", timing, 1, "face", baseline=Baseline(f"float32, {steps} iterations", alone))
 
 
-def _engines(bench: Workbench, n: int, steps: int, crops: np.ndarray, aligner: FaceAligner) -> Iterator[Entry]:
+def _engines(bench: Workbench, name: str, steps: int, crops: np.ndarray, aligner: FaceAligner) -> Iterator[Entry]:
     """The same faces by the aligner's other ways to calculate, in units of PyTorch's float32."""
     if bench.device.type != "cpu":
         return
     others = {"bfloat16": {"dtype": torch.bfloat16}, "int8": {"engine": "int8"}}
-    for name, options in others.items():
+    for way, options in others.items():
         try:
             quick = FaceAligner(bench.gen, bench.lrn, None, steps, **options)  # type: ignore[arg-type]
         except MissingExtraError:
             continue
         alone, timing = bench.compare(partial(_align, aligner, crops), partial(_align, quick, crops))
-        title = f"{n} face{'' if n == 1 else 's'}, {steps} iteration{'' if steps == 1 else 's'}, {name}"
-        yield timed("aligner", title, timing, n, "face", baseline=Baseline("float32", alone))
+        yield timed("aligner", f"{name}, {way}", timing, len(crops), "face", baseline=Baseline("float32", alone))
 
 
 def _align(aligner: FaceAligner, crops: np.ndarray) -> None:

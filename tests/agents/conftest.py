@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -50,3 +50,19 @@ def new_dcrn(lrn: LRN) -> Callable[..., DCRN]:
         return DCRN(env=env, **{**small, **options})
 
     return make
+
+
+@pytest.fixture
+def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster of three nodes of one core, ``three_nodes.nodes``, the head first, all on this machine."""
+    pytest.importorskip("ray", reason="the extra cluster is not installed")
+    from ray.cluster_utils import Cluster
+
+    # Each asks for more memory than nodes that share this machine's have.
+    for module in ("benchmark.cluster", "sweep.tuner"):
+        monkeypatch.setattr(f"face_align_env.agents.{module}.MEMORY_OF_A_TRIAL", 1_000_000)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # workers come last by default, and a busy machine starves them
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.nodes = [cluster.head_node, *(cluster.add_node(num_cpus=1) for _ in range(2))]
+    yield cluster
+    cluster.shutdown()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,6 @@ ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
 pytest.importorskip("rliable", reason="the extra benchmark is not installed")
 
 SETTINGS = BenchmarkSettings(task="FaceAlign/State19-v0", timesteps=512, evaluations=1, eval_faces=8)
-
-
-@pytest.fixture
-def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setattr(clusters, "MEMORY_OF_A_TRIAL", 1_000_000)  # the nodes share this machine's memory
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # workers come last by default, and a busy machine starves them
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.nodes = [cluster.head_node, *(cluster.add_node(num_cpus=1) for _ in range(2))]
-    yield cluster
-    cluster.shutdown()
 
 
 def run(folder: Path, cluster: str | None) -> tuple[bool, pd.DataFrame]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -153,18 +153,6 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # -- on Ray ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setattr(tuner, "MEMORY_OF_A_TRIAL", 1_000_000)  # the nodes share this machine's memory
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.nodes = [cluster.head_node, *(cluster.add_node(num_cpus=1) for _ in range(2))]
-    yield cluster
-    cluster.shutdown()
 
 
 @pytest.mark.timeout(600)
