@@ -18,7 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,28 +42,27 @@ _ITERATIONS = 4  # of the cascade on them
 _VERSION = 2  # of what is kept
 
 
-NetworkT = TypeVar("NetworkT", GEN, LRN)
-
-
-class _Int8(Generic[NetworkT]):
-    """A network from its quantised graph, with what others ask of its sizes.
+class _Int8:
+    """A network from its quantised graph.
 
     :param model: ONNX file
-    :param network: that it was made of
     """
 
-    def __init__(self, model: bytes, network: NetworkT) -> None:
+    def __init__(self, model: bytes) -> None:
         import onnxruntime
 
-        self.config, self.num_landmarks = network.config, network.num_landmarks
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # FaceAligner shares the faces
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-class Int8GEN(_Int8[GEN]):
+class Int8GEN(_Int8):
     """:class:`~face_align_env.networks.gen.GEN` in whole numbers."""
+
+    def __init__(self, model: bytes, network: GEN) -> None:
+        super().__init__(model)
+        self.config, self.num_landmarks = network.config, network.num_landmarks  # what others ask of its sizes
 
     def __call__(self, crops: Tensor) -> Tensor:
         """(N, K, 2) shapes of (N, 256, 256, 3) crops."""
@@ -71,8 +70,12 @@ class Int8GEN(_Int8[GEN]):
         return torch.from_numpy(shapes)
 
 
-class Int8LRN(_Int8[LRN]):
+class Int8LRN(_Int8):
     """:class:`~face_align_env.networks.lrn.LRN` in whole numbers."""
+
+    def __init__(self, model: bytes, network: LRN) -> None:
+        super().__init__(model)
+        self.config, self.num_landmarks = network.config, network.num_landmarks  # what others ask of its sizes
 
     def __call__(self, patches: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 2K) a_t and (N, 512) d_{t+1} of (N, K, P, P, 3) patches and (N, 512) d_t."""
