@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from face_align_env.aligner.onnx_graph import Graph
 from face_align_env.crops import CROP_SIZE
+from face_align_env.networks.convolution import PixelConv2d
 from face_align_env.networks.gen import GEN
-from face_align_env.networks.lrn import LRN, PixelConv2d
+from face_align_env.networks.lrn import LRN
 
 
 class ExportError(ValueError):

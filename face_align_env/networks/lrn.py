@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from face_align_env.crops import CROP_SIZE
 from face_align_env.landmarks import get_scheme
 from face_align_env.mdp import DEFAULT_ACTION_LIMIT, HISTORY_SIZE
+from face_align_env.networks.convolution import PatchConv2d, PixelConv2d
 from face_align_env.networks.weights import rebuild, save_weights
 from face_align_env.patches import PATCH_SIZE
 
@@ -91,22 +92,6 @@ def preset(name: str, num_landmarks: int) -> LRNConfig:
     return replace(PRESETS[name], num_landmarks=num_landmarks)
 
 
-class PixelConv2d(nn.Conv2d):
-    """A convolution without padding over pixels 0..255, normalised to (p - 128) / 64.
-
-    The division is done on the weights and the subtraction on bytes: the patches of a batch are 23 MB, and each pass
-    over them in floating point would cost as much as the convolution.
-    """
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 or floating-point pixels."""
-        device = pixels.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
-        # Flipping the highest bit of a byte and reading it as signed subtracts 128.
-        centred = (pixels ^ 128).view(torch.int8) if pixels.dtype == torch.uint8 else pixels - 128
-        return nn.functional.conv2d(centred.to(dtype), self.weight / 64, self.bias, self.stride)
-
-
 class LRNTrunk(nn.Module):
     """From the state s_t = (p_t, d_t) to d_{t+1}: what the actor and the critic of Fig. 2 have in common."""
 
@@ -116,7 +101,7 @@ class LRNTrunk(nn.Module):
         layers: list[nn.Module] = []
         channels = 3
         for out, kernel, stride, pool in config.encoder:
-            convolution = nn.Conv2d if layers else PixelConv2d
+            convolution = PatchConv2d if layers else PixelConv2d
             layers += [convolution(channels, out, kernel, stride), nn.ReLU(inplace=True)]
             channels = out
             if pool > 1:
