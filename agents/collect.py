@@ -212,7 +212,8 @@ def _play(envs: FaceAlignVectorEnv, policy: Policy, noise: float, seed: int) -> 
         """Actions as the environment takes them, which is how they are recorded."""
         actions = valid_actions(policy(observations), envs.action_space)
         actions[:, :width] += noise * rng.standard_normal((len(actions), width), dtype=np.float32)
-        return valid_actions(actions, envs.action_space)
+        recorded: npt.NDArray[np.float32] = valid_actions(actions, envs.action_space)
+        return recorded
 
     order: list[int] = []
     count = 0

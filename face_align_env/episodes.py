@@ -15,11 +15,12 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from face_align_env import mdp
+from face_align_env.arrays import HOST, Arrays
 from face_align_env.crops import CROP_SIZE
 from face_align_env.initialization import MeanShape
 from face_align_env.keywords import Task
 from face_align_env.mdp import HISTORY_SIZE
-from face_align_env.patches import extract_patches, inner, pad_in_place
+from face_align_env.patches import extract_patches, inner, pad_crops, pad_in_place
 from face_align_env.sequences import first_frame
 
 ALL = slice(None)
@@ -40,22 +41,23 @@ def check_reset_options(options: Mapping[str, Any] | None, known: Collection[str
     return options or {}
 
 
-def valid_actions(actions: npt.ArrayLike, space: spaces.Box) -> npt.NDArray[np.float32]:
+def valid_actions(actions: Any, space: spaces.Box, arrays: Arrays = HOST) -> Any:
     """Actions as float32, clipped to their space; a copy.
 
     :param actions: of the shape of ``space``
+    :param arrays: which kind of arrays they become
     :raises ValueError: when the shape differs, or there is a NaN
     """
-    array = np.asarray(actions, dtype=np.float32)
-    if array.shape != space.shape:
+    array = arrays.of(actions, "float32")
+    if tuple(array.shape) != space.shape:
         raise ValueError(
             f"Expected an action of shape {space.shape} (increments dx_1, dy_1, ..., dx_K, dy_K in pixels of the "
-            f"crop; with a learned history d_(t+1) after them), got {array.shape}."
+            f"crop; with a learned history d_(t+1) after them), got {tuple(array.shape)}."
         )
-    if np.isnan(array).any():
-        raise ValueError(f"The action holds {int(np.isnan(array).sum())} NaN; it must be made of numbers.")
-    clipped: npt.NDArray[np.float32] = np.minimum(np.maximum(array, space.low), space.high)
-    return clipped
+    unknown = array != array  # NaN, in any kind of array
+    if unknown.any():
+        raise ValueError(f"The action holds {int(unknown.sum())} NaN; it must be made of numbers.")
+    return arrays.clip(array, arrays.of(space.low), arrays.of(space.high))
 
 
 class Outcome(NamedTuple):
@@ -67,10 +69,10 @@ class Outcome(NamedTuple):
     :param success: (M,) bool, the episode has ended by Eq. 3 with an NME below alpha_1
     """
 
-    rewards: npt.NDArray[np.float64]
-    terminated: npt.NDArray[np.bool_]
-    truncated: npt.NDArray[np.bool_]
-    success: npt.NDArray[np.bool_]
+    rewards: Any
+    terminated: Any
+    truncated: Any
+    success: Any
 
 
 class EpisodeBatch:
@@ -78,6 +80,7 @@ class EpisodeBatch:
 
     :param task: what they have in common
     :param num_slots: N
+    :param arrays: which kind of arrays the state is kept in
     :ivar begun: (N,) bool, whether there is an episode in the slot; the rest means nothing where there is none
     :ivar index: (N,) int64, the face
     :ivar view_seed: (N,) int64, with ``index`` it identifies the crop
@@ -102,31 +105,34 @@ class EpisodeBatch:
     :ivar last_reward: (N,) float64, reward of the last iteration; 0 at the beginning
     """
 
-    def __init__(self, task: Task, num_slots: int) -> None:
-        self.task = task
+    def __init__(self, task: Task, num_slots: int, arrays: Arrays = HOST) -> None:
+        self.task, self.arrays = task, arrays
         n, k = num_slots, task.num_landmarks
         side = CROP_SIZE + 2 * task.patch_size
-        self.begun = np.zeros(n, dtype=np.bool_)
-        self.index = np.zeros(n, dtype=np.int64)
-        self.view_seed = np.zeros(n, dtype=np.int64)
-        self.padded = np.zeros((n if task.observe_patches else 0, side, side, 3), dtype=np.uint8)
-        self.ground_truth = np.zeros((n, k, 2), dtype=np.float32)
-        self.d = np.ones(n, dtype=np.float64)
-        self.counted = np.ones((n, k), dtype=np.bool_)
-        self.x_0 = np.zeros((n, k, 2), dtype=np.float32)
-        self.x = np.zeros((n, k, 2), dtype=np.float32)
-        self.x_previous = np.zeros((n, k, 2), dtype=np.float32)
-        self.history = np.zeros((n, HISTORY_SIZE), dtype=np.float32)
-        self.nme = np.zeros(n, dtype=np.float64)
-        self.initial_nme = np.zeros(n, dtype=np.float64)
-        self.t = np.zeros(n, dtype=np.int64)
-        self.steps = np.zeros(n, dtype=np.int64)
-        self.frame_number = np.zeros(n, dtype=np.int64)
-        self.frames_found = np.zeros(n, dtype=np.int64)
-        self.frame_nme = np.full(n, np.inf)
-        self.frame_iterations = np.zeros(n, dtype=np.int64)
-        self.previous_view_seed = np.zeros(n, dtype=np.int64)
-        self.last_reward = np.zeros(n, dtype=np.float64)
+        self.begun = np.zeros(n, dtype=np.bool_)  # on the host, which asks for it
+        self.index = self._new((n,), "int64")
+        self.view_seed = self._new((n,), "int64")
+        self.padded = self._new((n if task.observe_patches else 0, side, side, 3), "uint8")
+        self.ground_truth = self._new((n, k, 2))
+        self.d = self._new((n,), "float64", 1)
+        self.counted = self._new((n, k), "bool", True)
+        self.x_0 = self._new((n, k, 2))
+        self.x = self._new((n, k, 2))
+        self.x_previous = self._new((n, k, 2))
+        self.history = self._new((n, HISTORY_SIZE))
+        self.nme = self._new((n,), "float64")
+        self.initial_nme = self._new((n,), "float64")
+        self.t = self._new((n,), "int64")
+        self.steps = self._new((n,), "int64")
+        self.frame_number = self._new((n,), "int64")
+        self.frames_found = self._new((n,), "int64")
+        self.frame_nme = self._new((n,), "float64", np.inf)
+        self.frame_iterations = self._new((n,), "int64")
+        self.previous_view_seed = self._new((n,), "int64")
+        self.last_reward = self._new((n,), "float64")
+
+    def _new(self, shape: tuple[int, ...], dtype: str = "float32", value: float = 0) -> Any:
+        return self.arrays.full(shape, value, dtype)
 
     def begin(self, slots: Slots, indices: npt.ArrayLike, seeds: npt.ArrayLike) -> None:
         """Begin new episodes. Where this fails, the slots have no episode until they begin again.
@@ -152,9 +158,9 @@ class EpisodeBatch:
                 f"The initializer must give finite shapes {ground_truth.shape}, in pixels of the crop and at most "
                 f"{FARTHEST} from its corner; it gave {x_0.shape}{wrong}."
             )
-        self._begin_frame(slots, seed, x_0, ground_truth, d, counted)
-        self.index[slots], self.previous_view_seed[slots] = index, seed
-        self.x[slots] = self.x_previous[slots] = x_0
+        self._begin_frame(slots, seed, self.arrays.of(x_0), ground_truth, d, counted)
+        self.index[slots], self.previous_view_seed[slots] = self.arrays.of(index), self.view_seed[slots]
+        self.x[slots] = self.x_previous[slots] = self.x_0[slots]
         self.history[slots] = 0
         for counter in (self.steps, self.frame_number, self.frames_found, self.frame_iterations):
             counter[slots] = 0
@@ -167,7 +173,7 @@ class EpisodeBatch:
 
         :param slots: (M,) their numbers
         """
-        index, seed = self.index[slots], self.view_seed[slots] + 1
+        index, seed = self.arrays.host(self.index[slots]), self.arrays.host(self.view_seed[slots]) + 1
         ground_truth, d, counted = self.task.source.annotations(index, seed)
         self._make_crops(slots, index, seed, seen=False)
         self._begin_frame(slots, seed, self.x[slots], ground_truth, d, counted)
@@ -177,13 +183,12 @@ class EpisodeBatch:
         self,
         slots: Slots,
         seed: npt.NDArray[np.int64],
-        x_0: npt.NDArray[np.float32],
-        ground_truth: npt.NDArray[np.float32],
-        d: npt.NDArray[np.float64],
-        counted: npt.NDArray[np.bool_],
+        x_0: Any,
+        *truth: npt.NDArray[Any],
     ) -> None:
-        """What is new with each view: where it begins, and the truth."""
-        self.view_seed[slots], self.x_0[slots] = seed, x_0
+        """What is new with each view: where it begins, and the truth (shape, d, and the landmarks that count)."""
+        ground_truth, d, counted = (self.arrays.of(each) for each in truth)
+        self.view_seed[slots], self.x_0[slots] = self.arrays.of(seed), x_0
         self.ground_truth[slots], self.d[slots], self.counted[slots] = ground_truth, d, counted
         self.nme[slots] = self.initial_nme[slots] = mdp.nme(x_0, ground_truth, d, counted)
         self.t[slots] = 0
@@ -201,16 +206,21 @@ class EpisodeBatch:
         if not self.task.observe_patches:
             return source.crops(index, seed) if seen else nothing
         everywhere = len(index) == len(self.index)
-        padded = self.padded if everywhere else np.empty((len(index), *self.padded.shape[1:]), dtype=np.uint8)
+        if not self.arrays.on_host:
+            crops = source.crops(index, seed)
+            self.padded[slots] = pad_crops(self.arrays.of(crops), p)
+            return crops
+        whole = self.arrays.host(self.padded)
+        padded = whole if everywhere else np.empty((len(index), *whole.shape[1:]), dtype=np.uint8)
         # The crops are made where they stay. Whoever gives x_0 gets his own: these change with the next episode.
         crops = source.crops(index, seed, out=inner(padded, p))
         found = crops.copy() if seen else nothing
         pad_in_place(padded, p)
         if not everywhere:
-            self.padded[slots] = padded
+            whole[slots] = padded
         return found
 
-    def advance(self, slots: Slots, actions: npt.NDArray[np.float32]) -> Outcome:
+    def advance(self, slots: Slots, actions: Any) -> Outcome:
         """One iteration: from s_t and a_t to s_{t+1} and its reward.
 
         :param slots: M slots
@@ -233,7 +243,7 @@ class EpisodeBatch:
         success, ended = stopped & (nme_after < parameters.alpha_1), stopped | at_limit
         rewards = self._rewards(nme_before, nme_after, success, ended)
         if not task.learned_history:
-            d_next = np.concatenate([a / task.action_limit, self.history[slots]], axis=1)[:, :HISTORY_SIZE]
+            d_next = self.arrays.concatenate([a / task.action_limit, self.history[slots]], axis=1)[:, :HISTORY_SIZE]
 
         # x may be a view of self.x: it is kept before it is overwritten
         self.x_previous[slots] = x
@@ -249,11 +259,11 @@ class EpisodeBatch:
         some = np.arange(len(self.index))[slots]
         self.previous_view_seed[some] = self.view_seed[some]
         frame_ended = of_frames.terminated | of_frames.truncated
-        left = some[frame_ended]
+        left = some[self.arrays.host(frame_ended)]
         self.frame_nme[left], self.frame_iterations[left] = self.nme[left], self.t[left]
         self.frames_found[some] += of_frames.success
         last = self.frame_number[some] + 1 == self.task.frames
-        going = some[frame_ended & ~last]
+        going = some[self.arrays.host(frame_ended & ~last)]
         if len(going):
             self._next_frame(going)
         return Outcome(
@@ -265,11 +275,11 @@ class EpisodeBatch:
 
     def _rewards(
         self,
-        nme_before: npt.NDArray[np.float64],
-        nme_after: npt.NDArray[np.float64],
-        success: npt.NDArray[np.bool_],
-        ended: npt.NDArray[np.bool_],
-    ) -> npt.NDArray[np.float64]:
+        nme_before: Any,
+        nme_after: Any,
+        success: Any,
+        ended: Any,
+    ) -> Any:
         parameters = self.task.parameters
         if parameters.reward == "dense":
             rewards = mdp.dense_reward(nme_before, nme_after)
@@ -278,34 +288,33 @@ class EpisodeBatch:
         if parameters.reward == "shaped":
             gamma, scale = parameters.shaping_gamma, parameters.shaping_scale
             rewards = rewards + mdp.shaping(nme_before, nme_after, ended, gamma, scale)
-        paid: npt.NDArray[np.float64] = rewards - parameters.iteration_cost
-        return paid
+        return rewards - parameters.iteration_cost
 
-    def observations(self, slots: Slots = ALL, out: npt.NDArray[np.uint8] | None = None) -> dict[str, npt.NDArray[Any]]:
+    def observations(self, slots: Slots = ALL, out: npt.NDArray[np.uint8] | None = None) -> dict[str, Any]:
         """s_t of each slot: ``patches`` (M, K, p, p, 3) uint8, ``history`` (M, 512) float32, and what else is observed.
 
         Without ``observe_patches`` there are none.
 
-        :param out: the array to fill with the patches; None: a new one. All else is new.
+        :param out: NumPy only: the array to fill with the patches; None: a new one. All else is new.
         """
-        found: dict[str, npt.NDArray[Any]] = {}
+        found: dict[str, Any] = {}
         if self.task.observe_patches:
-            faces = None if isinstance(slots, slice) else slots
+            faces = None if isinstance(slots, slice) else self.arrays.of(slots)
             found["patches"] = extract_patches(self.padded, self.x[slots], self.task.patch_size, faces, out)
-        found["history"] = self.history[slots].copy()
+        found["history"] = self.arrays.copy(self.history[slots])
         if self.task.observe_time:
             left = 1 - self.t[slots] / self.task.parameters.max_iterations
-            found["time_left"] = left[:, None].astype(np.float32)
+            found["time_left"] = self.arrays.of(left[:, None], "float32")
         if self.task.observe_time and self.task.frames > 1:
             ahead = 1 - self.frame_number[slots] / self.task.frames
-            found["frames_left"] = ahead[:, None].astype(np.float32)
+            found["frames_left"] = self.arrays.of(ahead[:, None], "float32")
         if self.task.observe_residual:
             found["residual"] = (self.ground_truth[slots] - self.x[slots]).reshape(len(found["history"]), -1)
         return found
 
-    def infos(self) -> dict[str, npt.NDArray[Any]]:
+    def infos(self) -> dict[str, Any]:
         """What ``info`` says of each slot; (N, ...) arrays that belong to this batch."""
-        found: dict[str, npt.NDArray[Any]] = {
+        found: dict[str, Any] = {
             "nme": self.nme,
             "initial_nme": self.initial_nme,
             "iterations": self.t,
@@ -324,7 +333,11 @@ class EpisodeBatch:
         from face_align_env.rendering import draw_state
 
         one = slice(slot, slot + 1)
-        crop = self.task.source.crops(self.index[one], self.view_seed[one])[0]
+        index, seed, x_t, x_0, ground_truth, counted = (
+            self.arrays.host(each[one])
+            for each in (self.index, self.view_seed, self.x, self.x_0, self.ground_truth, self.counted)
+        )
+        crop = self.task.source.crops(index, seed)[0]
         caption = f"frame {self.frame_number[slot]}   " if self.task.frames > 1 else ""
         caption += f"t = {self.t[slot]}   NME {100 * self.nme[slot]:.2f} %"
         if self.steps[slot]:
@@ -332,10 +345,10 @@ class EpisodeBatch:
         return draw_state(
             crop,
             self.task.source.prepared.scheme,
-            x_t=self.x[slot],
-            x_0=self.x_0[slot],
-            ground_truth=self.ground_truth[slot],
+            x_t=x_t[0],
+            x_0=x_0[0],
+            ground_truth=ground_truth[0],
             patch_size=self.task.patch_size,
             caption=caption,
-            annotated=self.counted[slot],
+            annotated=counted[0],
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from face_align_env.arrays import where
 from face_align_env.checks import check_choice, check_integer, check_number
 
 MAX_ITERATIONS = 10
@@ -130,8 +131,8 @@ def reward(nme_before: Any, nme_after: Any, success: Any, ended: Any, beta_1: fl
     worsened = (1 - beta_2) * nme_before <= nme_after
     # Both hold only where NME is zero before and after: a perfect shape that stays perfect is no mistake,
     # and the first case of Eq. 4 comes first.
-    step = np.where(improved, 1.0, np.where(worsened, -1.0, 0.0))
-    return np.where(success, TERMINAL_REWARD, np.where(ended, FAILURE_REWARD, step))
+    step = where(improved, 1.0, where(worsened, -1.0, 0.0))
+    return where(success, TERMINAL_REWARD, where(ended, FAILURE_REWARD, step))
 
 
 def dense_reward(nme_before: Any, nme_after: Any) -> Any:
@@ -162,4 +163,4 @@ def shaping(nme_before: Any, nme_after: Any, ended: Any, gamma: float, scale: fl
     :param scale: potential of a percent of NME
     :return: (N,)
     """
-    return 100 * scale * (nme_before - gamma * np.where(ended, 0.0, nme_after))
+    return 100 * scale * (nme_before - gamma * where(ended, 0.0, nme_after))

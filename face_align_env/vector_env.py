@@ -13,7 +13,8 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from face_align_env.checks import check_flag, check_integer
+from face_align_env.arrays import BACKENDS, Backend, arrays_of
+from face_align_env.checks import check_choice, check_flag, check_integer
 from face_align_env.datasets import FaceDataset
 from face_align_env.episodes import ALL, EpisodeBatch, Outcome, check_reset_options, valid_actions
 from face_align_env.initialization import Initializer
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from face_align_env.augmentation import Augmentation
     from face_align_env.sequences import Motion
 
-Observation = dict[str, npt.NDArray[Any]]
+Observation = dict[str, Any]
+"""Arrays, or tensors, of all slots."""
 
 
 class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.float32], npt.NDArray[Any]]):
@@ -45,7 +47,10 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
     :param autoreset_mode: when a finished episode is followed by the next, see :class:`gymnasium.vector.AutoresetMode`
     :param copy: whether each observation has arrays of its own. Otherwise two arrays of patches take turns: an
         observation stays as it is until the second step or reset after it, which is enough for the algorithms of
-        Stable-Baselines3, and not for who keeps observations in a list
+        Stable-Baselines3, and not for who keeps observations in a list. Tensors are always their own
+    :param backend: ``"numpy"``; or ``"torch"``: observations, rewards (float32), flags and infos are tensors on
+        ``device``, where the states live and patches are cut, and :meth:`step` takes tensors. It plays the same to
+        within rounding of the NME. The wrappers of this package are for NumPy's arrays
     :param max_episode_steps: truncates an episode after that many steps, as :class:`gymnasium.wrappers.TimeLimit` does;
         :func:`gymnasium.make_vec` passes it on
     :raises ValueError: see :class:`~face_align_env.env.FaceAlignEnv`, whose keywords are the others
@@ -95,6 +100,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         render_mode: str | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         copy: bool = True,
+        backend: Backend = "numpy",
         max_episode_steps: int | None = None,
     ) -> None:
         check_integer("num_envs", num_envs, least=1)
@@ -132,8 +138,11 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
             observe_residual=observe_residual,
             device=device,
         )
+        check_choice("backend", backend, BACKENDS)
         self.task = make_task(keywords)
-        self.episodes = EpisodeBatch(self.task, num_envs)
+        self.backend = backend
+        self.arrays = arrays_of(backend, device)
+        self.episodes = EpisodeBatch(self.task, num_envs, self.arrays)
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -204,9 +213,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         self._begin(mask, indices)
         return self._observations(), self._infos(mask)
 
-    def step(
-        self, actions: npt.NDArray[np.float32]
-    ) -> tuple[Observation, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
         """One iteration in each slot; what happens where an episode has ended, ``autoreset_mode`` says.
 
         :param actions: (N, A)
@@ -215,7 +222,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         """
         if not self.episodes.begun.all():
             raise ResetNeeded("Call reset() before step().")
-        actions = valid_actions(actions, self.action_space)
+        actions = valid_actions(actions, self.action_space, self.arrays)
         begun = self._ended
         if not begun.any():
             outcome = self.episodes.advance(ALL, actions)
@@ -233,15 +240,15 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         by_itself = terminated | truncated
         if self.max_episode_steps is not None:  # as gymnasium.wrappers.TimeLimit, which does not know of is_success
             truncated = truncated | (self.episodes.steps >= self.max_episode_steps)
-        ended = terminated | truncated
+        ended = self.arrays.host(terminated | truncated)
         verdict = {"is_success": (success, by_itself)} if by_itself.any() else {}
         observations = self._observations()
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
             final: dict[str, Any] = {
-                "final_obs": _per_slot(observations, ended),
-                "_final_obs": ended.copy(),
+                "final_obs": self._per_slot(observations, ended),
+                "_final_obs": self._flags(ended),
                 "final_info": self._infos(ended, verdict),
-                "_final_info": ended.copy(),
+                "_final_info": self._flags(ended),
             }
             self._begin(ended)
             slots = np.flatnonzero(ended)
@@ -251,12 +258,14 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         else:
             self._ended = ended
             infos = self._infos(None, verdict)
+        if self.backend == "torch":
+            rewards = self.arrays.of(rewards, "float32")  # as policies calculate
         return observations, rewards, terminated, truncated, infos
 
-    def _advance_some(self, slots: npt.NDArray[np.int64], actions: npt.NDArray[np.float32]) -> Outcome:
+    def _advance_some(self, slots: npt.NDArray[np.int64], actions: Any) -> Outcome:
         """One iteration in some slots; zeros and False for the others."""
-        flags = np.zeros((3, self.num_envs), dtype=np.bool_)
-        whole = Outcome(np.zeros(self.num_envs), *flags)
+        types = ("float64", "bool", "bool", "bool")
+        whole = Outcome(*(self.arrays.full((self.num_envs,), 0, dtype) for dtype in types))
         if slots.size:
             for values, some in zip(whole, self.episodes.advance(slots, actions[slots]), strict=True):
                 values[slots] = some
@@ -264,7 +273,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
 
     def _observations(self) -> Observation:
         """s_t of all slots, in arrays that nobody else has, or without ``copy`` in two that take turns."""
-        if self.copy or not self.task.observe_patches:
+        if self.copy or not self.task.observe_patches or self.backend != "numpy":
             return self.episodes.observations()
         out = self._patches.pop(0) if len(self._patches) == 2 else None
         observations = self.episodes.observations(out=out)
@@ -283,7 +292,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
     def get_state(self) -> dict[str, Any]:
         """Everything that the slots have played so far, in arrays, numbers and texts: for :meth:`set_state`."""
         return {
-            "episodes": {key: each.copy() for key, each in vars(self.episodes).items() if isinstance(each, np.ndarray)},
+            "episodes": {key: each.copy() for key, each in self._states().items()},
             "orders": [order.get_state() for order in self._orders],
             "rngs": [rng.bit_generator.state for rng in self._rngs],
             "seeds": list(self._seeds),
@@ -296,16 +305,26 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         :param state: what :meth:`get_state` gave
         :raises ValueError: it is that of another number of slots or of landmarks
         """
+        shapes = {key: value.shape for key, value in self._states().items()}
         for key, value in state["episodes"].items():
-            if value.shape != getattr(self.episodes, key).shape:
-                raise ValueError(f"The state has {key} {value.shape}, expected {getattr(self.episodes, key).shape}.")
-            getattr(self.episodes, key)[...] = value
+            if value.shape != shapes[key]:
+                raise ValueError(f"The state has {key} {value.shape}, expected {shapes[key]}.")
+            kept = getattr(self.episodes, key)
+            kept[...] = value if isinstance(kept, np.ndarray) else self.arrays.of(value)
         for order, each in zip(self._orders, state["orders"], strict=True):
             order.set_state(each)
         for rng, each in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = each
         self._seeds = list(state["seeds"])
         self._ended = state["ended"].copy()
+
+    def _states(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of the episodes, on the host."""
+        return {
+            key: each if isinstance(each, np.ndarray) else self.arrays.host(each)
+            for key, each in vars(self.episodes).items()
+            if hasattr(each, "shape")
+        }
 
     def _begin(self, mask: npt.NDArray[np.bool_], indices: Sequence[Any] | None = None) -> None:
         """Begin the next episode in each slot of ``mask``."""
@@ -342,7 +361,7 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
     def _infos(
         self,
         mask: npt.NDArray[np.bool_] | None = None,
-        more: dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]] | None = None,
+        more: dict[str, tuple[Any, Any]] | None = None,
     ) -> dict[str, Any]:
         """Infos as Gymnasium's vector environments give them: ``key`` for all slots, ``_key`` says where it holds.
 
@@ -352,17 +371,20 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
         everywhere = np.ones(self.num_envs, dtype=np.bool_) if mask is None else mask
         infos: dict[str, Any] = {}
         for key, value in self.episodes.infos().items():
-            infos[key], infos[f"_{key}"] = value.copy(), everywhere.copy()
+            infos[key], infos[f"_{key}"] = self.arrays.copy(value), self._flags(everywhere)
             if mask is not None:
-                infos[key][~mask] = 0
+                infos[key][self._flags(~mask)] = 0
         for key, (value, where) in (more or {}).items():
-            infos[key], infos[f"_{key}"] = value & where, where.copy()
+            infos[key], infos[f"_{key}"] = value & where, self.arrays.copy(where)
         return infos
 
+    def _flags(self, mask: npt.NDArray[np.bool_]) -> Any:
+        """A mask as who calls gets it: an array of the backend, his own."""
+        return self.arrays.copy(self.arrays.of(mask))
 
-def _per_slot(observations: Observation, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.object_]:
-    """(N,) the observation of each slot of ``mask`` by itself, None elsewhere."""
-    array = np.full(len(mask), None, dtype=object)
-    for j in np.flatnonzero(mask):
-        array[j] = {key: value[j].copy() for key, value in observations.items()}
-    return array
+    def _per_slot(self, observations: Observation, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.object_]:
+        """(N,) the observation of each slot of ``mask`` by itself, None elsewhere."""
+        array = np.full(len(mask), None, dtype=object)
+        for j in np.flatnonzero(mask):
+            array[j] = {key: self.arrays.copy(value[j]) for key, value in observations.items()}
+        return array

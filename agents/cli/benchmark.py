@@ -155,7 +155,15 @@ def speed(
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each figure; it is their median.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch; default: torch's own choice.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of the supervised training: 32-true, bf16-mixed or 16-mixed; default: as pretrain has it."),
+    ] = None,
     output: Annotated[Path, typer.Option(help="JSON to write.")] = Path("runs/speed.json"),
+    before: Annotated[
+        Path | None,
+        typer.Option(help="JSON of another run, as of an older version: its times, and the gain, beside the new ones."),
+    ] = None,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Curves over faces, landmarks, patch size and datasets, too.")
     ] = False,
@@ -169,5 +177,5 @@ def speed(
     from face_align_env.agents.speed.report import run
     from face_align_env.agents.speed.workbench import Settings
 
-    settings = Settings(preset, device, repeats, threads, quick, max_faces)
-    written(run(settings, output, console, only, scaling), as_json)
+    settings = Settings(preset, device, repeats, threads, precision, quick, max_faces)
+    written(run(settings, output, console, only, scaling, before), as_json)

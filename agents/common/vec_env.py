@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, VectorWrapper
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
@@ -23,7 +24,8 @@ class FaceAlignVecEnv(VecEnv):
     :param num_envs: N
     :param task: a registered id, see :mod:`face_align_env.tasks`
     :param wrappers: vector wrappers to put around it, the innermost first
-    :param options: keywords of ``gym.make_vec(task)``; ``learned_history=True`` for DCRN
+    :param options: keywords of ``gym.make_vec(task)``; ``learned_history=True`` for DCRN. With ``backend="torch"``
+        observations are tensors, which Stable-Baselines3's policies take as well as arrays; all else is NumPy's
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class FaceAlignVecEnv(VecEnv):
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds
         wanted = [check_reset_options(options, ["index"]).get("index") for options in self._options]
         observations, infos = self.envs.reset(seed=seeds, options={"index": wanted})
-        self.reset_infos = _per_env(infos, self.num_envs)
+        self.reset_infos = _per_env(_on_host(infos), self.num_envs)
         self._reset_seeds()
         self._reset_options()
         return cast(VecEnvObs, observations)
@@ -62,7 +64,8 @@ class FaceAlignVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         assert self._actions is not None, "step_async comes first"
-        observations, rewards, terminated, truncated, infos = self.envs.step(self._actions)
+        observations, *outcome = self.envs.step(self._actions)
+        rewards, terminated, truncated, infos = (_on_host(each) for each in outcome)
         dones = terminated | truncated
         # Where an episode has ended, Stable-Baselines3 wants its last info, and the new episode's first one aside.
         rows = _per_env(infos, self.num_envs)
@@ -106,6 +109,13 @@ class FaceAlignVecEnv(VecEnv):
 
     def _get_indices(self, indices: VecEnvIndices) -> Iterable[int]:
         return range(self.num_envs) if indices is None else [indices] if isinstance(indices, int) else indices
+
+
+def _on_host(values: Any) -> Any:
+    """Tensors as NumPy's arrays, also those in a dictionary."""
+    if isinstance(values, dict):
+        return {key: _on_host(value) for key, value in values.items()}
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else values
 
 
 _NOT_PER_ENV = ("final_obs", "final_info")

@@ -247,13 +247,18 @@ class DCRN(DDPG):
             **self.replay_buffer_kwargs,
         )
 
-    def _encoded(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The features of the patches in place of the patches, where the encoder is frozen: it is asked once."""
+    def _encoded(self, obs: dict[str, Any]) -> dict[str, Any]:
+        """The features of the patches in place of the patches, where the encoder is frozen: it is asked once.
+
+        :param obs: arrays or tensors
+        :return: arrays
+        """
         if not self.policy.freeze_encoder or "patch_features" in obs:
             return obs
         with torch.inference_mode():
-            features = self.policy.encode(torch.from_numpy(obs["patches"]).to(self.device))
-        return {"patch_features": features.float().cpu().numpy(), "history": obs["history"]}
+            features = self.policy.encode(torch.as_tensor(obs["patches"], device=self.device))
+            history = torch.as_tensor(obs["history"]).cpu().numpy()
+        return {"patch_features": features.float().cpu().numpy(), "history": history}
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

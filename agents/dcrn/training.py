@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from face_align_env.agents.common.callbacks import EpisodeMetrics
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
-from face_align_env.agents.dcrn.algorithm import DCRN
+from face_align_env.agents.dcrn.algorithm import DCRN, PRESETS
 from face_align_env.agents.dcrn.config import DIGEST, SETTINGS, AgentConfig
 from face_align_env.augmentation import Augmentation
 from face_align_env.extras import needs
@@ -28,6 +28,7 @@ from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import faces_digest
 from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from face_align_env.pretrain.devices import find_device
 from face_align_env.pretrain.settings import settle
 from face_align_env.progress import Progress
 
@@ -198,7 +199,7 @@ def train_dcrn(
     """
     folder, views = Path(folder), augmentation or Augmentation()
     pretrained = LRN.load(lrn)
-    with locked_folder(folder), _environment(config, pretrained, views, env_options) as env:
+    with locked_folder(folder), _environment(config, pretrained, views, find_device(device), env_options) as env:
         settle(folder / SETTINGS, _identity(config, seed, views, lrn, env, env_options))
         model = DCRN(
             env=env,
@@ -227,11 +228,14 @@ def train_dcrn(
 
 @contextmanager
 def _environment(
-    config: AgentConfig, pretrained: LRN, views: Augmentation, options: Mapping[str, Any]
+    config: AgentConfig, pretrained: LRN, views: Augmentation, device: str, options: Mapping[str, Any]
 ) -> Iterator[VecMonitor]:
+    frozen = (config.overrides or {}).get("freeze_encoder", PRESETS[config.preset].freeze_encoder)
+    # A frozen encoder turns patches into features where they are cut. A replay buffer of faces takes NumPy's arrays.
+    kind = {"backend": "torch", "device": device} if frozen else {"copy": False}
     faces = FaceAlignVecEnv(
         config.num_envs,
-        copy=False,
+        **kind,
         learned_history=True,
         action_limit=pretrained.config.action_limit,
         patch_size=pretrained.config.patch_size,

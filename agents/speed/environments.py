@@ -15,6 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from face_align_env.agents.speed.measure import Baseline, Entry, Limit, Timing, timed
 from face_align_env.agents.speed.workbench import COPY, Workbench
 from face_align_env.env import FaceAlignEnv
+from face_align_env.initialization import GENInitializer
 from face_align_env.mdp import HISTORY_SIZE, MAX_ITERATIONS
 from face_align_env.patches import PATCH_SIZE, extract_patches, pad_crops
 from face_align_env.vector_env import FaceAlignVectorEnv
@@ -56,14 +57,18 @@ def measure_patches(bench: Workbench) -> Iterator[Entry]:
 
 
 def measure_env(bench: Workbench) -> Iterator[Entry]:
-    """Steps with random actions, whole episodes with their resets; then steps with LRN as the policy."""
+    """Whole episodes of random actions, from the mean shape and from GEN; then steps with LRN as the policy."""
     sizes = bench.choose((1, 16, 64, 256), (1, 2))
     for n in sizes:
         with ExitStack() as stack:
             cycles = {name: random_cycle(env) for name, env in _environments(bench, n, stack).items()}
-            num_bytes = _CYCLE * n * observation_bytes(bench)
-            times = _compare(bench, num_bytes, cycles)
+            times = _compare(bench, num_bytes_of(bench, n), cycles)
         yield from _entries(times, n, n * _CYCLE, "")
+    for n in sizes:
+        with ExitStack() as stack:
+            vectors = _vectors(bench, n, stack, initializer=GENInitializer(bench.gen, str(bench.device)))
+            times = _compare(bench, num_bytes_of(bench, n), {name: random_cycle(env) for name, env in vectors.items()})
+        yield from _entries(times, n, n * _CYCLE, " + GEN")
     for n in sizes:
         with ExitStack() as stack:
             # No episode ends: what is compared is the step, and a reset now and then would be in some of the repeats.
@@ -79,6 +84,11 @@ def measure_env(bench: Workbench) -> Iterator[Entry]:
                 players[_ALONE] = partial(bench.act, observations)
             times = _compare(bench, n * observation_bytes(bench), players)
         yield from _entries(times, n, n, " + policy")
+
+
+def num_bytes_of(bench: Workbench, n: int) -> int:
+    """Bytes of the observations of an episode of ``n`` faces."""
+    return _CYCLE * n * observation_bytes(bench)
 
 
 def observation_bytes(bench: Workbench) -> int:
@@ -118,7 +128,7 @@ class _PolicyStep:
     def __init__(
         self,
         env: FaceAlignEnv | VectorEnv[Any, Any, Any],
-        act: Callable[[dict[str, npt.NDArray[Any]]], npt.NDArray[np.float32]],
+        act: Callable[[dict[str, Any]], Any],
     ) -> None:
         self.env, self.act = env, act
         self.observations: Any = env.reset(seed=0)[0]
@@ -147,10 +157,22 @@ def _environments(
             # Its workers are forked where Gymnasium's default is to fork; they run no torch.
             warnings.simplefilter("ignore", DeprecationWarning)
             made[AsyncVectorEnv.__name__] = AsyncVectorEnv([single] * n)
-    made[FaceAlignVectorEnv.__name__] = FaceAlignVectorEnv(n, **options)
     for env in made.values():
         stack.enter_context(closing(env))
-    return made
+    return {**made, **_vectors(bench, n, stack, **options)}
+
+
+def _vectors(bench: Workbench, n: int, stack: ExitStack, **options: Any) -> dict[str, VectorEnv[Any, Any, Any]]:
+    """Batches of ``n`` faces: as arrays, and as tensors where the networks run; the stack closes them."""
+    options = {"dataset": bench.source, **options}
+    device = str(bench.device)
+    made = {
+        FaceAlignVectorEnv.__name__: FaceAlignVectorEnv(n, **options),
+        f"{FaceAlignVectorEnv.__name__}[torch]": FaceAlignVectorEnv(n, backend="torch", device=device, **options),
+    }
+    for env in made.values():
+        stack.enter_context(closing(env))
+    return dict(made)
 
 
 def _compare(bench: Workbench, num_bytes: int, functions: dict[str, Callable[[], object]]) -> dict[str, Timing]:

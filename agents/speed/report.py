@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def run(
     console: Console,
     only: Sequence[str] | None = None,
     scaling: bool = False,
+    before: Path | None = None,
 ) -> list[Path]:
     """Measure, print a table after each group, and write the document (with ``scaling``, a figure beside it).
 
@@ -61,10 +63,12 @@ def run(
     :param console: where the tables go
     :param only: names of groups; None: all but ``scaling``
     :param scaling: that one too
+    :param before: the document of another run, as of an older version, whose times stand beside the new ones
     :return: the files that it has written
     :raises ValueError: there is no such group, preset or device
     """
     names = chosen_groups(only, scaling)
+    earlier = {} if before is None else read_times(before)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     bench = Workbench(settings)
@@ -80,7 +84,7 @@ def run(
             found = list(GROUPS[name](bench))
         peaks[name] = peak()
         entries += found
-        console.print(table(name, found, peaks[name]), width=min(_WIDTH, console.width))
+        console.print(table(name, found, peaks[name], earlier), width=min(_WIDTH, console.width))
     console.print(_NOTE, highlight=False)
     write_json(
         output,
@@ -111,6 +115,19 @@ def chosen_groups(only: Sequence[str] | None, scaling: bool) -> list[str]:
     return [name for name in GROUPS if name in wanted]
 
 
+def read_times(path: Path) -> dict[tuple[str, str], float]:
+    """Seconds of each figure of a document that :func:`run` has written, in this version or an older one.
+
+    :return: by group and name
+    :raises ValueError: it is no such document
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
+        return {(each["group"], each["name"]): each["seconds"] for each in entries if each["seconds"]}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' is no document of face-align speed --output ({error}).") from error
+
+
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """What the figures were measured on."""
     return {
@@ -136,12 +153,15 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def table(group: str, entries: Sequence[Entry], peak: int | None) -> Table:
+def table(
+    group: str, entries: Sequence[Entry], peak: int | None, before: Mapping[tuple[str, str], float] | None = None
+) -> Table:
     """A group's figures.
 
     :param group: its name
     :param entries: its figures
     :param peak: the highest memory of the process meanwhile, bytes; None: unknown
+    :param before: seconds of earlier figures, by group and name
     """
     limits = dict.fromkeys(entry.limit for entry in entries if entry.limit)
     caption = [f"share: of {limit}" for limit in limits]
@@ -153,6 +173,11 @@ def table(group: str, entries: Sequence[Entry], peak: int | None) -> Table:
     view.add_column("rate", justify="right", no_wrap=True)
     if limits:
         view.add_column("share", justify="right", no_wrap=True)
+    earlier = before or {}
+    told = any((group, entry.name) in earlier for entry in entries)
+    if told:
+        view.add_column("before", justify="right", no_wrap=True)
+        view.add_column("gain", justify="right", no_wrap=True)
     compared = any(entry.ratio_to for entry in entries)
     if compared:
         view.add_column("ratio", justify="right", no_wrap=True)
@@ -160,9 +185,17 @@ def table(group: str, entries: Sequence[Entry], peak: int | None) -> Table:
     for entry in entries:
         share = [] if not limits else ["" if entry.share is None else f"{100 * entry.share:.1f} %"]
         ratio = ["" if entry.ratio is None else f"{entry.ratio:.3g}", escape(entry.ratio_to or "")] if compared else []
+        gain = _gain(entry, earlier.get((group, entry.name))) if told else []
         amount = f"{_rounded(entry.bytes)}B" if entry.bytes is not None else _seconds(entry.seconds)
-        view.add_row(escape(entry.name), amount, _rate(entry), *share, *ratio)
+        view.add_row(escape(entry.name), amount, _rate(entry), *share, *gain, *ratio)
     return view
+
+
+def _gain(entry: Entry, before: float | None) -> list[str]:
+    """The time before, and how many times as fast it is now."""
+    if before is None or not entry.seconds:
+        return ["", ""]
+    return [_seconds(before), f"{before / entry.seconds:.2f} x"]
 
 
 def _rate(entry: Entry) -> str:

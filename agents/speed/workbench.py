@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from face_align_env.agents.speed.measure import LEAST_SECONDS, Timing, interleave
+from face_align_env.checks import check_choice
 from face_align_env.datasets import load_dataset
 from face_align_env.mdp import HISTORY_SIZE
 from face_align_env.networks import gen as gen_network
@@ -21,7 +22,7 @@ from face_align_env.networks.lrn import LRN
 from face_align_env.patches import PATCH_SIZE
 from face_align_env.prepared import FaceSource, PreparedFaces
 from face_align_env.pretrain.loop import make_fabric
-from face_align_env.pretrain.recipes import Recipe, recipe
+from face_align_env.pretrain.recipes import PRECISIONS, Recipe, recipe
 
 COPY = "copying as many bytes"
 """The limit of everything that hands out observations: the machine's own copying of that many bytes."""
@@ -42,6 +43,7 @@ class Settings:
     :param device: where the networks run: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     :param repeats: measurements of each figure
     :param threads: of torch; None: as torch has it
+    :param precision: of the supervised training, as :func:`~face_align_env.pretrain.loop.make_fabric` takes it
     :param quick: toy sizes, to see that everything runs; the figures mean nothing
     :param max_faces: largest dataset of the group ``scaling``
     :raises ValueError: a number that is too small
@@ -51,10 +53,13 @@ class Settings:
     device: str = "auto"
     repeats: int = 7
     threads: int | None = None
+    precision: str | None = None
     quick: bool = False
     max_faces: int = 1000
 
     def __post_init__(self) -> None:
+        if self.precision is not None:
+            check_choice("precision", self.precision, PRECISIONS)
         if self.repeats < 1 or self.max_faces < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"repeats, max_faces and threads must be at least 1: got {self}.")
 
@@ -89,7 +94,7 @@ class Workbench:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.recipe: Recipe = recipe(settings.preset)
-        self.fabric = make_fabric(settings.device)
+        self.fabric = make_fabric(settings.device, settings.precision)
         self.device = self.fabric.device
         self.rng = np.random.default_rng(0)
 
@@ -166,8 +171,8 @@ class Workbench:
         return patches, torch.zeros(n, HISTORY_SIZE, device=self.device)
 
     @torch.inference_mode()
-    def act(self, observations: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.float32]:
-        """LRN as the policy of a learned history: observations of N faces to (N, 2K + 512) actions."""
-        patches = torch.from_numpy(observations["patches"]).to(self.device)
-        history = torch.from_numpy(observations["history"]).to(self.device)
-        return torch.cat(self.lrn(patches, history), dim=1).cpu().numpy()
+    def act(self, observations: dict[str, Any]) -> Any:
+        """LRN as the policy of a learned history: (N, 2K + 512) actions, of the kind of the observations of N faces."""
+        patches, history = (torch.as_tensor(observations[key], device=self.device) for key in ("patches", "history"))
+        actions = torch.cat(self.lrn(patches, history), dim=1)
+        return actions if isinstance(observations["patches"], torch.Tensor) else actions.cpu().numpy()

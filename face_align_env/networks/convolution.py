@@ -71,7 +71,7 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tenso
         return nn.functional.conv2d(images, weight, bias, stride)
     if kernel**2 > _COPIES * stride**2:
         return nn.functional.conv2d(images, weight, bias, stride)
-    maps: Tensor = _Columns.apply(images, weight, bias, stride)
+    maps: Tensor = _Columns.apply(images, weight, bias, stride)  # type: ignore[no-untyped-call]
     return maps
 
 

@@ -20,8 +20,13 @@ def task_of(env: Any) -> Task:
     """The task of the environment inside.
 
     :raises TypeError: it is another environment
+    :raises ValueError: its observations are tensors
     """
     inner = env.unwrapped
     if not isinstance(inner, FaceAlignEnv | FaceAlignVectorEnv):
         raise TypeError(f"This wraps FaceAlign-v0, not {inner}.")
+    if isinstance(inner, FaceAlignVectorEnv) and inner.backend != "numpy":
+        raise ValueError(
+            f"This wrapper calculates with NumPy's arrays, not with backend='{inner.backend}'. Leave the backend out."
+        )
     return inner.task

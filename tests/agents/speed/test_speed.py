@@ -162,6 +162,38 @@ def test_tables_are_readable_at_100_columns() -> None:
     assert "…" not in text
 
 
+def test_an_earlier_run_stands_beside_the_new_one(micro: str, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    options = ["--quick", "--preset", micro, "--repeats", "1", "--device", "cpu", "--only", "patches"]
+    assert CliRunner().invoke(app, ["speed", *options, "--output", str(first)]).exit_code == 0
+    document = json.loads(first.read_text())
+    for entry in document["entries"]:
+        entry["seconds"] = 1000.0
+    first.write_text(json.dumps(document))
+    result = CliRunner().invoke(app, ["speed", *options, "--output", str(second), "--before", str(first)])
+    assert result.exit_code == 0, result.output
+    for entry in json.loads(second.read_text())["entries"]:
+        assert f"{1000 / entry['seconds']:.2f} x" in result.output
+    first.write_text("{}")
+    result = CliRunner().invoke(app, ["speed", *options, "--output", str(second), "--before", str(first)])
+    assert result.exit_code == 1
+    assert "first.json' is no document of face-align speed" in " ".join(result.output.split())
+
+
+def test_figures_without_an_earlier_one_have_no_gain() -> None:
+    entries = [Entry("env", name, 2.0, 2, 2, 10, "step") for name in ("old", "new")]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table("env", entries, None, {("env", "old"): 3.0, ("patches", "new"): 1.0}))
+    text = console.export_text()
+    assert text.count(" x ") == 1
+    assert "1.50 x" in text
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="precision must be one of"):
+        Settings(precision="8-bit")
+
+
 def test_memory_is_unknown_where_the_kernel_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, "_CLEAR", tmp_path)
     monkeypatch.setattr(memory, "_ROLLUP", tmp_path / "none")
