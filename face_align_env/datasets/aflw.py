@@ -129,13 +129,15 @@ class AFLW(FaceDataset):
         empty = ~np.any(counted, axis=1)
         missing_images = sorted({names[row] for row in rows if names[row] not in files})
         without_points = [_face_id(names[row], row) for row in rows if empty[row]]
+        # Within the root: this goes into the cards of weights, which name nobody's disk.
+        within = folder.relative_to(self._root).as_posix()
         self._left_out = [
-            *_summary(missing_images, "image is", "images are", f"not in '{folder}'"),
+            *_summary(missing_images, "image is", "images are", f"not in '{within}'"),
             *_summary(without_points, "face has", "faces have", "no landmark that counts"),
         ]
         if not files:
             raise DatasetNotFoundError(
-                f"Split '{split}' of '{self.name}' has no images: {self._left_out[0]}. {self.how_to_get}"
+                f"Split '{split}' of '{self.name}' in '{self._root}' has no images: {self._left_out[0]}. {self.how_to_get}"
             )
         rows = np.array([row for row in rows if names[row] in files and not empty[row]], dtype=np.int64)
         if not len(rows):

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import re
 import warnings
 
 import numpy as np
@@ -243,7 +244,7 @@ def test_what_was_left_out_is_named_once(tmp_path, monkeypatch):
     for row in (0, 5):
         (images / aflw_name(row)).unlink()
     expected = (
-        f"1 of the protocol's 5 faces (2 images are not in '{images}': {aflw_name(1)}, {aflw_name(5)}; "
+        f"1 of the protocol's 5 faces (2 images are not in 'aflw/data/flickr': {aflw_name(1)}, {aflw_name(5)}; "
         f"1 face has no landmark that counts: {face_id(6)})"
     )
     with pytest.warns(UserWarning, match="aflw train") as caught:
@@ -273,7 +274,10 @@ def test_a_split_without_any_image_is_not_found(tmp_path):
     root = write_aflw(tmp_path)
     for row in ROWS["full"]:
         (root / "aflw/data/flickr" / aflw_name(row)).unlink()
-    with pytest.raises(DatasetNotFoundError, match=r"'full' of 'aflw' has no images: 3 images are not in .*TU Graz"):
+    with pytest.raises(
+        DatasetNotFoundError,
+        match=rf"'full' of 'aflw' in '{re.escape(str(root))}' has no images: 3 images are not in .*TU Graz",
+    ):
         AFLW("full", root)
     assert len(AFLW("train", root)) == 5
 
