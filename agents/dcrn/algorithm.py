@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -16,13 +17,14 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import obs_as_tensor, polyak_update, update_learning_rate
+from stable_baselines3.common.utils import obs_as_tensor, update_learning_rate
 from torch.nn import functional
 
 from face_align_env.agents.common.extractor import load_lrn
 from face_align_env.agents.common.replay_buffer import FaceReplayBuffer
 from face_align_env.agents.dcrn.moved import moved_classes
 from face_align_env.agents.dcrn.policy import DCRNPolicy
+from face_align_env.checks import check_choice
 from face_align_env.networks.lrn import LRN, LRNConfig, LRNTrunk
 
 
@@ -56,6 +58,8 @@ class DCRNPreset:
     freeze_encoder: bool
     averaged: bool
 
+
+PRECISIONS = ("32-true", "bf16-mixed")
 
 PRESETS = {
     # Algorithm 1 as it is written: updates from the first full minibatch on, nothing holds the actor. Only the critic
@@ -91,6 +95,8 @@ class DCRN(DDPG):
         Stable-Baselines3's own ``DictReplayBuffer`` (11 kB each with ``compact``), else shapes in a
         :class:`FaceReplayBuffer` (6 kB)
     :param batch_size: transitions an update, section 4.2
+    :param precision: of the networks in updates: ``"32-true"``; or ``"bf16-mixed"``, where the layers of actor and
+        critic that take most of the time calculate in bfloat16, and Q does not
     :param train_freq: steps of the environment (of all faces together: one) between updates
     :param gradient_steps: updates then; -1: as many as transitions were collected
     :param action_noise: replaces the Gaussian noise of ``noise`` pixels; in units of the scaled action
@@ -124,6 +130,7 @@ class DCRN(DDPG):
         averaged: bool | None = None,
         buffer_size: int = 50_000,
         batch_size: int = 128,
+        precision: str = "32-true",
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         action_noise: ActionNoise | None = None,
@@ -137,12 +144,14 @@ class DCRN(DDPG):
     ) -> None:
         if preset not in PRESETS:
             raise ValueError(f"Unknown preset '{preset}' of DCRN; there are {', '.join(PRESETS)}.")
+        check_choice("precision", precision, PRECISIONS)
         chosen = PRESETS[preset]
 
         def pick(value: Any, name: str) -> Any:
             return getattr(chosen, name) if value is None else value
 
         self.preset = preset
+        self.precision = precision
         self.critic_learning_rate: float = pick(critic_learning_rate, "critic_learning_rate")
         self.critic_warmup: int = pick(critic_warmup, "critic_warmup")
         self.imitation_weight: float = pick(imitation_weight, "imitation_weight")
@@ -304,16 +313,18 @@ class DCRN(DDPG):
         self._update_learning_rate(policy.actor.optimizer)
         update_learning_rate(policy.critic.optimizer, self.critic_learning_rate)
         losses: dict[str, list[float]] = {"critic_loss": [], "actor_loss": [], "imitation": [], "q": []}
+        mixed = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
         for _ in range(gradient_steps):
             self._n_updates += 1
             data = self.replay_buffer.sample(batch_size)  # type: ignore[union-attr]
             obs, next_obs = _full_precision(data.observations), _full_precision(data.next_observations)
 
-            with torch.no_grad():
+            with torch.no_grad(), mixed():
                 next_actions = policy.actor_target(next_obs)
                 next_q = policy.critic_target.q1_forward(next_obs, next_actions)
                 y = data.rewards + (1 - data.dones) * self.gamma * next_q
-            q = policy.critic.q1_forward(obs, data.actions)
+            with mixed():
+                q = policy.critic.q1_forward(obs, data.actions)
             critic_loss = functional.mse_loss(q, y)
             policy.critic.optimizer.zero_grad()
             critic_loss.backward()  # type: ignore[no-untyped-call]
@@ -321,11 +332,12 @@ class DCRN(DDPG):
             losses["critic_loss"].append(critic_loss.item())
 
             if self._n_updates > self.critic_warmup:
-                actions = policy.actor(obs)
-                q = policy.critic.q1_forward(obs, actions)
+                with mixed():
+                    actions = policy.actor(obs)
+                    q = policy.critic.q1_forward(obs, actions)
                 actor_loss = -q.mean()
                 if self.imitation_weight > 0:
-                    with torch.no_grad():
+                    with torch.no_grad(), mixed():
                         pretrained = policy.reference(obs)
                     deviation = policy.lrn_config.action_limit * (actions - pretrained)[:, :size]
                     imitation = deviation.square().mean()
@@ -339,11 +351,7 @@ class DCRN(DDPG):
             losses["q"].append(q.mean().item())
 
             for network, target in ((policy.critic, policy.critic_target), (policy.actor, policy.actor_target)):
-                polyak_update(
-                    [p for p in network.parameters() if p.requires_grad],
-                    [p for p in target.parameters() if p.requires_grad],
-                    self.tau,
-                )
+                _follow(target, network, self.tau)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, values in losses.items():
             if values:
@@ -364,6 +372,14 @@ class DCRN(DDPG):
     def lrn(self) -> LRN:
         """The network to save or to align faces with: the actor's, or its average. ``predict`` acts with the actor."""
         return (self.policy.actor_target if self.averaged else self.policy.actor).lrn
+
+
+@torch.no_grad()
+def _follow(target: torch.nn.Module, network: torch.nn.Module, tau: float) -> None:
+    """The targets' update of Algorithm 1: a share ``tau`` of the new weights, in one pass over them."""
+    for old, new in zip(target.parameters(), network.parameters(), strict=True):
+        if new.requires_grad:
+            old.lerp_(new, tau)
 
 
 def _full_precision(obs: Any) -> dict[str, torch.Tensor]:

@@ -42,7 +42,8 @@ class DCRNActor(BasePolicy):
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
         """(N, 2K + 512) in [-1, 1]."""
         next_hidden = next_hidden_of(obs, self.lrn.trunk)
-        return torch.cat([self.lrn.increment(next_hidden) / self.lrn.config.action_limit, next_hidden], dim=1)
+        increment = self.lrn.increment(next_hidden) / self.lrn.config.action_limit
+        return torch.cat([increment, next_hidden.float()], dim=1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         assert isinstance(observation, dict)
@@ -81,7 +82,8 @@ class DCRNCritic(BaseModel):
         # What Eq. 3 compares with alpha_2, in the same unit: Q has a step there, which would be hard to find
         # among 2K numbers.
         length = 2 * increments.abs().mean(dim=1, keepdim=True)
-        return (self.q_net(torch.cat([features, increments, length], dim=1)),)
+        with torch.autocast(features.device.type, enabled=False):  # in bfloat16, 10 and 10.03 are the same value
+            return (self.q_net(torch.cat([features.float(), increments.float(), length.float()], dim=1)),)
 
     def q1_forward(self, obs: dict[str, Tensor], actions: Tensor) -> Tensor:
         """(N, 1) value of the only critic."""
@@ -158,9 +160,12 @@ class DCRNPolicy(TD3Policy):
         )  # fmt: skip
         self.start_from(self.reference.lrn)
         rate = lr_schedule(1)
+        keywords = dict(self.optimizer_kwargs)
+        if issubclass(self.optimizer_class, torch.optim.Adam) and self.device.type in ("cpu", "cuda"):
+            keywords.setdefault("fused", True)  # one pass over the parameters instead of ten
         for network in (self.actor, self.critic):
             parameters = [p for p in network.parameters() if p.requires_grad]
-            network.optimizer = self.optimizer_class(parameters, lr=rate, **self.optimizer_kwargs)  # type: ignore[call-arg]
+            network.optimizer = self.optimizer_class(parameters, lr=rate, **keywords)  # type: ignore[call-arg]
         self.actor_target.set_training_mode(False)
         self.critic_target.set_training_mode(False)
 

@@ -137,7 +137,8 @@ class AFLW(FaceDataset):
         ]
         if not files:
             raise DatasetNotFoundError(
-                f"Split '{split}' of '{self.name}' in '{self._root}' has no images: {self._left_out[0]}. {self.how_to_get}"
+                f"Split '{split}' of '{self.name}' in '{self._root}' has no images: {self._left_out[0]}. "
+                f"{self.how_to_get}"
             )
         rows = np.array([row for row in rows if names[row] in files and not empty[row]], dtype=np.int64)
         if not len(rows):

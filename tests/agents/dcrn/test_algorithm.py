@@ -66,12 +66,13 @@ def test_lrn_may_come_from_a_file_or_from_nowhere(toy_env: Any, new_dcrn: NewDCR
     assert new_dcrn(toy_env(True), lrn=None).lrn.config.bottleneck == 32, "compact"
 
 
-@pytest.mark.parametrize("kind", ["single", "dummy", "batch", "monitored"])
+@pytest.mark.parametrize("kind", ["single", "dummy", "batch", "tensors", "monitored"])
 def test_it_learns_on_every_kind_of_environment(toy_env: Any, toy_vec_env: Any, new_dcrn: NewDCRN, kind: str) -> None:
     env: Any = {
         "single": lambda: toy_env(True),
         "dummy": lambda: DummyVecEnv([lambda: toy_env(True)] * 2),
         "batch": lambda: toy_vec_env(2, True),
+        "tensors": lambda: toy_vec_env(2, True, backend="torch"),
         "monitored": lambda: VecMonitor(toy_vec_env(2, True), info_keywords=("nme",)),
     }[kind]()
     model = new_dcrn(env, critic_warmup=0, gradient_steps=2)
@@ -296,6 +297,50 @@ def test_targets_follow_with_share_tau(toy_vec_env: Any, new_dcrn: NewDCRN) -> N
         torch.testing.assert_close(now, expected)
 
 
+def test_tensors_teach_what_arrays_teach(toy_vec_env: Any, new_dcrn: NewDCRN) -> None:
+    """From terminal observations, too."""
+    models = []
+    for options in ({}, {"backend": "torch"}):
+        model = new_dcrn(toy_vec_env(2, True, max_iterations=3, **options), critic_warmup=0)
+        model.learn(40)
+        models.append(model)
+    buffers = [model.replay_buffer for model in models]
+    for key in ("observations", "next_observations"):
+        arrays, tensors = (getattr(buffer, key) for buffer in buffers)
+        assert arrays.keys() == tensors.keys()
+        for name, values in arrays.items():
+            np.testing.assert_allclose(tensors[name], values, rtol=1e-3, atol=1e-4)
+    for name, values in models[0].policy.state_dict().items():
+        torch.testing.assert_close(models[1].policy.state_dict()[name], values, rtol=1e-3, atol=1e-5)
+
+
+def test_updates_in_bfloat16_are_nearly_those_in_float32(toy_vec_env: Any, new_dcrn: NewDCRN) -> None:
+    moved = []
+    for precision in ("32-true", "bf16-mixed"):
+        model = new_dcrn(toy_vec_env(2, True), precision=precision, critic_warmup=0, learning_starts=1000)
+        model.learn(30)
+        before = state(model.policy)
+        model.train(1, 16)
+        assert all(p.dtype == torch.float32 for p in model.policy.parameters())
+        after = model.policy.state_dict()
+        moved.append(torch.cat([(after[name] - before[name]).flatten() for name in before]))
+    exact, rough = moved
+    assert torch.nn.functional.cosine_similarity(exact, rough, dim=0) > 0.9
+    assert not torch.equal(exact, rough)
+
+
+def test_q_is_no_bfloat16(toy_env: Any, new_dcrn: NewDCRN) -> None:
+    """Whose neighbours of 10 are 0.06 apart, more than most of what a policy can gain."""
+    env = toy_env(True)
+    model = new_dcrn(env)
+    obs = {key: torch.from_numpy(value) for key, value in observe(env, 3).items()}
+    actions = torch.rand(3, env.action_space.shape[0]) - 0.5
+    with torch.autocast("cpu", torch.bfloat16):
+        q = model.policy.critic.q1_forward(obs, actions)
+    assert q.dtype == torch.float32
+    assert not torch.equal(q, q.bfloat16().float())
+
+
 @pytest.mark.parametrize(
     ("learned", "options", "message"),
     [
@@ -314,6 +359,8 @@ def test_an_environment_that_does_not_fit_is_an_error(
 def test_options_that_cannot_be_are_errors(toy_env: Any, new_dcrn: NewDCRN, new_lrn: NewLRN) -> None:
     with pytest.raises(ValueError, match=r"Unknown preset 'wild'.*paper, stable"):
         new_dcrn(toy_env(True), preset="wild")
+    with pytest.raises(ValueError, match=r"precision must be one of"):
+        new_dcrn(toy_env(True), precision="16-mixed")
     env = toy_env(True)
     with pytest.raises(ValueError, match=r"Fig. 2 has one critic"):
         DCRNPolicy(env.observation_space, env.action_space, lambda _: 1e-3, n_critics=2)

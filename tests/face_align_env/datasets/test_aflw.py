@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
 import re
+import shutil
 import warnings
 
 import numpy as np
