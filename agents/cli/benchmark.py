@@ -157,7 +157,7 @@ def speed(
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch; default: torch's own choice.")] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="Of the supervised training: 32-true, bf16-mixed or 16-mixed; default: as pretrain has it."),
+        typer.Option(help="Of trainings: 32-true, bf16-mixed or 16-mixed (not DCRN's); default: as pretrain has it."),
     ] = None,
     output: Annotated[Path, typer.Option(help="JSON to write.")] = Path("runs/speed.json"),
     before: Annotated[

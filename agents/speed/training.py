@@ -77,6 +77,7 @@ class Agent:
             batch_size=self.batch_size,
             critic_warmup=0,
             freeze_encoder=frozen,
+            precision="bf16-mixed" if bench.settings.precision == "bf16-mixed" else "32-true",
             buffer_size=4096,
             seed=0,
             device=bench.device,

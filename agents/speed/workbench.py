@@ -43,7 +43,8 @@ class Settings:
     :param device: where the networks run: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``
     :param repeats: measurements of each figure
     :param threads: of torch; None: as torch has it
-    :param precision: of the supervised training, as :func:`~face_align_env.pretrain.loop.make_fabric` takes it
+    :param precision: of trainings, as :func:`~face_align_env.pretrain.loop.make_fabric` takes it; DCRN knows no
+        16-mixed and stays in float32
     :param quick: toy sizes, to see that everything runs; the figures mean nothing
     :param max_faces: largest dataset of the group ``scaling``
     :raises ValueError: a number that is too small
