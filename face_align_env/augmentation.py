@@ -73,6 +73,10 @@ class Views:
         """One batch out of several."""
         return Views(*(np.concatenate([getattr(view, f.name) for view in views]) for f in fields(Views)))
 
+    def part(self, some: slice) -> Views:
+        """Those of some of the crops."""
+        return Views(*(getattr(self, f.name)[some] for f in fields(Views)))
+
     def landmarks(self, landmarks: npt.NDArray[np.float32], scheme: LandmarkScheme) -> npt.NDArray[np.float32]:
         """(N, K, 2) landmarks of the plain crops, where they are in the changed ones."""
         moved = transform_points(self.matrices, landmarks)

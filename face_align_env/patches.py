@@ -103,6 +103,7 @@ def extract_patches(padded: Any, shapes: Any, patch_size: int = PATCH_SIZE, face
     :param faces: (M,) which face each shape is of; None: M is N, and they are in the same order
     :param out: NumPy only: the array to fill, contiguous; None: a new one
     :return: (M, K, patch_size, patch_size, 3) uint8, a copy
+    :raises FloatingPointError: a shape is not finite (on a CPU; a GPU does not tell)
     """
     if not isinstance(padded, np.ndarray) and padded.device.type == "cpu":
         import torch
@@ -124,7 +125,12 @@ def extract_patches(padded: Any, shapes: Any, patch_size: int = PATCH_SIZE, face
         starts = faces[:, None] * (padded_height * row) + top * row + left * channels
         if out is None:
             out = np.empty(result, dtype=np.uint8)
-        _gather_shared(padded, starts.ravel(), patch_size, patch_size * channels, row, out)
+        try:
+            _gather_shared(padded, starts.ravel(), patch_size, patch_size * channels, row, out)
+        except (ValueError, IndexError) as error:
+            if np.isfinite(shapes).all():
+                raise
+            raise FloatingPointError("There are no patches around landmarks that are not finite.") from error
         return out
     windows = padded.as_strided(
         (len(padded), padded_height - patch_size + 1, padded_width - patch_size + 1, patch_size, patch_size * channels),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -32,6 +34,28 @@ def find_device(name: str) -> str:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise refuse("'mps' is not available here. Use --device cpu.")
     return name
+
+
+def started_by_torchrun(devices: int, num_nodes: int, environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Processes on each machine, and machines: as wanted, or as ``torchrun`` has started this process.
+
+    :param devices: wanted; 1 under ``torchrun``: as they are
+    :param num_nodes: likewise
+    :param environment: variables
+    :raises SettingError: ``torchrun`` has started others than are wanted
+    """
+    if "TORCHELASTIC_RUN_ID" not in environment:
+        return devices, num_nodes
+    local, world = int(environment["LOCAL_WORLD_SIZE"]), int(environment["WORLD_SIZE"])
+    found = (local, world // local)
+    if (devices, num_nodes) not in ((1, 1), found):
+        raise SettingError(
+            "devices",
+            "--devices, --num-nodes",
+            f"torchrun has started {found[0]} processes on each of {found[1]} machines, not {devices} on each of "
+            f"{num_nodes}. Leave --devices and --num-nodes out: torchrun says how many there are.",
+        )
+    return found
 
 
 def emulates_bf16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:

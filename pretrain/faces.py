@@ -53,10 +53,22 @@ class Batch:
     :param landmarks: (N, K, 2) float32 ground truth, pixels of the 256-pixel crop
     :param d: (N,) float32, Eq. 2's normalising distance in the same pixels
     :param counted: (N, K) bool, the landmarks that Eq. 2 counts
+    :param part: which part of a minibatch these faces are; None: all of it
+    :param whole: how many faces the minibatch has; None: N
     """
 
-    def __init__(self, crops: Tensor, landmarks: Tensor, d: Tensor, counted: Tensor) -> None:
+    def __init__(
+        self,
+        crops: Tensor,
+        landmarks: Tensor,
+        d: Tensor,
+        counted: Tensor,
+        part: slice | None = None,
+        whole: int | None = None,
+    ) -> None:
         self.crops, self.landmarks, self.d, self.counted = crops, landmarks, d, counted
+        self.part = slice(None) if part is None else part
+        self.whole = len(crops) if whole is None else whole
 
 
 class DeviceFaces:
@@ -122,11 +134,17 @@ class DeviceFaces:
             to_device(counted, self.device),
         )
 
-    def training_batch(self, step: int, batch_size: int, seed: int, augmentation: Augmentation) -> Batch:
+    def training_batch(
+        self, step: int, batch_size: int, seed: int, augmentation: Augmentation, share: tuple[int, int] = (0, 1)
+    ) -> Batch:
         """Minibatch number ``step`` of an endless training: a function of its arguments alone.
 
         Each epoch is a permutation of all faces, the epochs follow each other without a gap. That nothing is
         drawn from a running generator makes a resumed training equal an unbroken one.
+
+        :param batch_size: faces of the whole minibatch
+        :param share: number of a process, and how many there are: its faces only. Together they have the faces, in the
+            views, that one process has
         """
         n = len(self)
         positions = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -135,4 +153,9 @@ class DeviceFaces:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             indices[here] = _order(seed, int(epoch), n)[positions[here] % n]
-        return self.batch(indices, augmentation.sample(np.random.default_rng([seed, 1, step]), batch_size))
+        number, processes = share
+        part = slice(number * batch_size // processes, (number + 1) * batch_size // processes)
+        views = augmentation.sample(np.random.default_rng([seed, 1, step]), batch_size)
+        batch = self.batch(indices[part], views.part(part))
+        batch.part, batch.whole = part, batch_size
+        return batch

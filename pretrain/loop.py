@@ -8,7 +8,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from face_align_env.extras import needs
 from face_align_env.mdp import nme
 from face_align_env.prepared import faces_digest
 from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from face_align_env.pretrain.devices import emulates_bf16, find_device
+from face_align_env.pretrain.devices import emulates_bf16, find_device, started_by_torchrun
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.objectives import Objective
 from face_align_env.pretrain.recipes import TrainingConfig
-from face_align_env.pretrain.settings import require_same
+from face_align_env.pretrain.settings import SettingError, require_same
 from face_align_env.progress import Progress
 
 with needs("train", "Supervised training"):
@@ -44,15 +45,21 @@ Watch = Callable[[float, float], None]
 """Is told each measurement on the test faces: the share of the steps that are done, and the NME, a fraction."""
 
 
-def make_fabric(device: str = "auto", precision: str | None = None, devices: int = 1) -> Fabric:
-    """Fabric for a device that a command line names.
+def make_fabric(device: str = "auto", precision: str | None = None, devices: int = 1, num_nodes: int = 1) -> Fabric:
+    """Fabric for a device that a command line names, with its other processes, which it starts.
+
+    A process of ``torchrun`` joins the others as they are there: they need not be counted.
 
     :param device: see :func:`~face_align_env.pretrain.devices.find_device`
     :param precision: Fabric's name of it; None: ``"bf16-mixed"`` on CUDA, else ``"32-true"``
-    :param devices: how many of them train together
-    :raises SettingError: there is no such device here
+    :param devices: how many of them train together on each machine, a process each; on a CPU, so many processes
+    :param num_nodes: machines that train together
+    :raises SettingError: there is no such device here, or ``torchrun`` has started another number of processes
     """
     accelerator, _, number = find_device(device).partition(":")
+    devices, num_nodes = started_by_torchrun(devices, num_nodes)
+    if number and accelerator != "cpu" and devices * num_nodes > 1:
+        raise SettingError("device", "--device", f"'{device}' is one device, and {devices * num_nodes} are to train.")
     precision = precision or ("bf16-mixed" if accelerator == "cuda" else "32-true")
     if accelerator == "cpu" and precision == "bf16-mixed" and emulates_bf16():
         warnings.warn(
@@ -60,7 +67,7 @@ def make_fabric(device: str = "auto", precision: str | None = None, devices: int
             stacklevel=2,
         )
     chosen: Any = [int(number)] if number and accelerator != "cpu" else devices
-    fabric = Fabric(accelerator=accelerator, devices=chosen, precision=precision)  # type: ignore[arg-type]
+    fabric = Fabric(accelerator=accelerator, devices=chosen, num_nodes=num_nodes, precision=precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
 
@@ -121,9 +128,9 @@ class TrainingStep:
     ) -> None:
         self.faces, self.config, self.augmentation, self.fabric = faces, config, augmentation, fabric
         self.total = config.steps(len(faces))
-        self.share = config.batch_size // fabric.world_size
-        if self.share * fabric.world_size != config.batch_size:
+        if config.batch_size % fabric.world_size:
             raise ValueError(f"A batch of {config.batch_size} cannot be shared by {fabric.world_size} devices evenly.")
+        self.of_whole_batches = objective.of_whole_batches
         if fabric.device.type == "cpu":
             keep_freed_memory()
         parameters = objective.to(fabric.device).network.parameters()
@@ -138,12 +145,14 @@ class TrainingStep:
         :return: on the device: the loss, the mean NME of the final shapes (a fraction), the norm of the gradient
         """
         config, fabric = self.config, self.fabric
-        part = step * fabric.world_size + fabric.global_rank
-        # Dropout and jitter are functions of the step: see DeviceFaces.training_batch.
-        torch.manual_seed(config.seed * 1_000_003 + part)
+        # What is drawn is a function of the step: see DeviceFaces.training_batch. For a whole minibatch it is the same
+        # in all processes; dropout is each one's own.
+        draw = step if self.of_whole_batches else step * fabric.world_size + fabric.global_rank
+        torch.manual_seed(config.seed * 1_000_003 + draw)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate_at(step, self.total)
-        batch = self.faces.training_batch(part, self.share, config.seed, self.augmentation)
+        share = (fabric.global_rank, fabric.world_size)
+        batch = self.faces.training_batch(step, config.batch_size, config.seed, self.augmentation, share)
         loss, error = self.model(batch)
         self.optimizer.zero_grad()
         fabric.backward(loss)
@@ -180,7 +189,15 @@ def _resume(folder: Path, train: TrainingStep, identity: Mapping[str, Any]) -> i
             )
         return 0
     state = load_checkpoint(path)
-    if not isinstance(state.get("identity"), dict):
+    if isinstance(state.get("identity"), dict):
+        before, now = state["identity"].get("devices"), identity["devices"]
+        if {**state["identity"], "devices": now} == identity and before != now:
+            raise ValueError(
+                f"The training of '{path}' has been shared by {before} processes. With batch normalisation or dropout "
+                f"another number, here {now}, goes on differently: resume with --devices and --num-nodes as before, or "
+                "use another folder."
+            )
+    else:
         raise CheckpointError(
             f"The checkpoint '{path}' is of another kind of training. Remove it, or use its own folder."
         )
@@ -203,6 +220,15 @@ def _require_finite(norms: list[Tensor], first: int) -> None:
             raise FloatingPointError(f"The gradient is {value} at step {step}: lower the learning rate.")
 
 
+@contextmanager
+def _diverging(step: int) -> Iterator[None]:
+    """What networks do whose weights have run away: they find no finite shapes."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise FloatingPointError(f"Training has diverged at step {step}: lower the learning rate. {error}") from error
+
+
 def fit(
     objective: Objective,
     faces: DeviceFaces,
@@ -219,6 +245,9 @@ def fit(
 
     Killed at any moment it resumes from ``checkpoint.safetensors`` when it is called again with the same arguments,
     with the same result as if it had not been killed. The test faces are watched, they decide nothing.
+
+    Several processes share each minibatch. A cascade, and a GEN without batch normalisation and dropout, learn what one
+    process would, to within rounding, and may be resumed by another number of processes.
 
     :param objective: network and loss
     :param faces: what to learn from
@@ -246,7 +275,7 @@ def fit(
         "total": total,
         "faces": faces.digest(),
         "precision": fabric.strategy.precision.precision,
-        "devices": fabric.world_size,
+        "devices": 1 if objective.of_whole_batches else fabric.world_size,
     }
     begun = _resume(folder, train, identity)
 
@@ -258,7 +287,8 @@ def fit(
     norms: list[Tensor] = []
     with Progress(total=total, initial=begun, desc=title, unit="step", disable=fabric.global_rank != 0) as bar:
         for step in range(begun, total):
-            loss, error, norm = train(step)
+            with _diverging(step):
+                loss, error, norm = train(step)
             norms.append(norm)
             last = step + 1 == total
             measure = (step + 1) % measure_every == 0 and not last
@@ -267,23 +297,31 @@ def fit(
                 _require_finite(norms, step + 1 - len(norms))  # before it is measured or saved
                 norms.clear()
             if step % _LOOK == 0 or last:
-                loss_now, nme_now = float(loss), 100 * float(error)
+                seen = fabric.all_reduce(torch.stack([loss, error]), reduce_op="mean")
+                assert isinstance(seen, Tensor)
+                loss_now, nme_now = seen.tolist()
+                nme_now *= 100
                 running = nme_now if math.isnan(running) else 0.9 * running + 0.1 * nme_now
                 curves = {"loss": loss_now, "train_nme": nme_now, "learning_rate": config.learning_rate_at(step, total)}
                 logger.log_metrics(curves, step)
                 bar.set_postfix(loss=f"{loss_now:.4f}", nme=f"{running:.2f}%", test=f"{100 * test_nme:.2f}%")
             if measure:
-                test_nme = measure_nme(objective, test_faces, most=_WATCHED)
+                with _diverging(step):
+                    test_nme = measure_nme(objective, test_faces, most=_WATCHED)
                 logger.log_metrics({"test_nme": 100 * test_nme}, step)
                 if watch is not None:
                     watch((step + 1) / total, test_nme)
-                bar.write(f"{title}: step {step + 1}/{total}, train NME {running:.2f} %, test {100 * test_nme:.2f} %")
+                if fabric.global_rank == 0:
+                    bar.write(
+                        f"{title}: step {step + 1}/{total}, train NME {running:.2f} %, test {100 * test_nme:.2f} %"
+                    )
             if save:
                 if fabric.global_rank == 0:
                     save_checkpoint(checkpoint, {**train.state(), "step": step + 1, "identity": identity})
                 saved_at = time.monotonic()
             bar.update()
-    test_nme = measure_nme(objective, test_faces)
+    with _diverging(total):
+        test_nme = measure_nme(objective, test_faces)
     if watch is not None:
         watch(1.0, test_nme)
     logger.log_metrics({"test_nme": 100 * test_nme}, total)

@@ -22,6 +22,11 @@ class Objective(nn.Module, ABC):
 
     network: GEN | LRN
 
+    @property
+    @abstractmethod
+    def of_whole_batches(self) -> bool:
+        """Whether processes that share a minibatch learn what one process learns from it, to within rounding."""
+
     @abstractmethod
     def predict(self, crops: Tensor) -> Tensor:
         """(N, K, 2) final shapes for (N, size, size, 3) uint8 crops."""
@@ -41,6 +46,11 @@ class GENObjective(Objective):
     def __init__(self, gen: GEN) -> None:
         super().__init__()
         self.network: GEN = gen
+
+    @property
+    def of_whole_batches(self) -> bool:
+        # Batch normalisation takes its statistics from a process's own faces, and dropout is drawn for them.
+        return not self.network.config.batch_norm and self.network.config.dropout == 0
 
     def predict(self, crops: Tensor) -> Tensor:
         shapes: Tensor = self.network(crops)
@@ -66,11 +76,14 @@ class StartJitter:
     scale: float = 0.03
     rotation: float = 0.04
 
-    def __call__(self, x_0: Tensor) -> Tensor:
-        """(N, K, 2) moved shapes; draws from torch's global generator."""
-        n = len(x_0)
+    def __call__(self, x_0: Tensor, part: slice = slice(None), whole: int | None = None) -> Tensor:
+        """(N, K, 2) moved shapes; draws from torch's global generator.
+
+        :param part: which part of a minibatch these faces are
+        :param whole: how many faces the minibatch has, for all of which is drawn; None: N
+        """
         centre = x_0.mean(1, keepdim=True)
-        draw = torch.randn(n, 4, device=x_0.device)
+        draw = torch.randn(len(x_0) if whole is None else whole, 4, device=x_0.device)[part]
         angle, size = self.rotation * draw[:, 0], torch.exp(self.scale * draw[:, 1])
         cos, sin = size * torch.cos(angle), size * torch.sin(angle)
         x, y = (x_0 - centre).unbind(-1)
@@ -133,6 +146,10 @@ class CascadeObjective(Objective):
         # In a list it is no sub-module: neither trained nor checkpointed here, and always in evaluation mode.
         self._start = [(start.folded() if isinstance(start, GEN) else start).requires_grad_(False)]
 
+    @property
+    def of_whole_batches(self) -> bool:
+        return True
+
     def start(self, crops: Tensor) -> Tensor:
         """(N, K, 2) x_0."""
         with torch.no_grad():
@@ -160,10 +177,10 @@ class CascadeObjective(Objective):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         x_0 = self.start(batch.crops)
         if self.jitter is not None and self.training:
-            x_0 = self.jitter(x_0)
+            x_0 = self.jitter(x_0, batch.part, batch.whole)
         history = None
         if self.visited is not None and self.training:
-            x_0, history = self.visit(batch.crops, x_0, self.visited.lengths(len(x_0)))
+            x_0, history = self.visit(batch.crops, x_0, self.visited.lengths(batch.whole)[batch.part])
         shapes = self.shapes(batch.crops, x_0, history)
         errors = [nme(x, batch.landmarks, batch.d, batch.counted).mean() for x in shapes]
         return torch.stack(errors).sum(), errors[-1].detach()

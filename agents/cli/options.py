@@ -31,7 +31,12 @@ def _device(name: str) -> str:
 
 
 DeviceOption = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda or mps.")]
-DevicesOption = Annotated[int, typer.Option(min=1, help="Number of devices that train together.")]
+DevicesOption = Annotated[
+    int, typer.Option(min=1, help="Devices that train together on each machine; on a CPU, so many processes.")
+]
+NodesOption = Annotated[
+    int, typer.Option("--num-nodes", min=1, help="Machines that train together; torchrun, which starts them, knows.")
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 LandmarksOption = Annotated[
     int | None, typer.Option(help="Number of landmarks, where the dataset offers several (68, 29, 19).")

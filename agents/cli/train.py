@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from face_align_env.agents.cli.options import (
     DeviceOption,
     DevicesOption,
     JsonOption,
+    NodesOption,
     OutputOption,
     announce,
     console,
@@ -22,6 +24,7 @@ from face_align_env.agents.cli.parameters import settings_command
 from face_align_env.agents.dcrn.config import DCRNTraining
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.pretrain.recipes import GENTraining, LRNTraining, recipe
+from face_align_env.progress import Progress
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -44,12 +47,13 @@ def pretrain_gen(
     output: OutputOption = Path("runs/gen"),
     device: DeviceOption = "auto",
     devices: DevicesOption = 1,
+    num_nodes: NodesOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Train the Global Estimation Network (Table 1) with Eq. 1. Resumes from OUTPUT/checkpoint.safetensors."""
     from face_align_env.pretrain import stages
 
-    chosen, fabric, faces = _start(settings, device, devices)
+    chosen, fabric, faces = _start(settings, device, devices, num_nodes)
     config = settings.training(chosen.gen_training)
     announce(f"GEN ({chosen.gen}), {_on(settings, faces)}, {config}, on {fabric.device}")
     error = stages.pretrain_gen(faces, chosen.gen, config, output, fabric, settings.views)
@@ -64,12 +68,13 @@ def pretrain_lrn(
     output: OutputOption = Path("runs/lrn"),
     device: DeviceOption = "auto",
     devices: DevicesOption = 1,
+    num_nodes: NodesOption = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Train the Local Regression Network as a cascade of a fixed length. Resumes from OUTPUT/checkpoint.safetensors."""
     from face_align_env.pretrain import stages
 
-    chosen, fabric, faces = _start(settings, device, devices)
+    chosen, fabric, faces = _start(settings, device, devices, num_nodes)
     config = settings.training(chosen.lrn_training)
     announce(
         f"LRN ({chosen.lrn}), {settings.iterations} iterations from {settings.start}, {_on(settings, faces)}, "
@@ -91,18 +96,21 @@ def pretrain_lrn(
     _report(error, output / WEIGHTS, as_json)
 
 
-def _start(settings: GENTraining, device: str, devices: int) -> tuple[Recipe, Fabric, FacesOnDevice]:
+def _start(settings: GENTraining, device: str, devices: int, num_nodes: int) -> tuple[Recipe, Fabric, FacesOnDevice]:
     """The preset's recipe, where it is trained, and on what."""
     settings.check()
     from face_align_env.pretrain import stages
     from face_align_env.pretrain.loop import make_fabric
 
-    fabric = make_fabric(device, settings.precision, devices)
+    fabric = make_fabric(device, settings.precision, devices, num_nodes)
+    if fabric.global_rank:  # the first process speaks for all
+        console.quiet = Progress.quiet = True
+        warnings.simplefilter("ignore")
     return recipe(settings.preset), fabric, stages.FacesOnDevice(settings.data, fabric.device)
 
 
 def _report(error: float, weights: Path, as_json: bool) -> None:
-    if as_json:
+    if as_json and not console.quiet:
         print_json({"test_nme_percent": 100 * error, "weights": str(weights)})
     done(f"NME on the test split {100 * error:.2f} %", weights)
 

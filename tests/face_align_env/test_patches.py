@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -78,6 +80,17 @@ def test_landmark_lies_within_half_a_pixel_of_the_middle() -> None:
         assert np.abs(middle - shapes).max() <= 0.5 + 1e-4
 
 
+@pytest.mark.parametrize("gather", [module.gather, module._gather_in_numpy], ids=["as installed", "in NumPy"])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_shapes_that_are_not_finite_have_none(gather: Any, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "gather", gather)
+    shapes = np.full((1, 3, 2), 50, dtype=np.float32)
+    shapes[0, 1, 0] = np.nan
+    padded = pad_crops(kind(np.zeros((1, 256, 256, 3), np.uint8)))
+    with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="not finite"):
+        extract_patches(padded, kind(shapes))
+
+
 def test_patches_are_a_copy(crops: npt.NDArray[np.uint8]) -> None:
     padded = pad_crops(crops, 6)
     before = padded.copy()
@@ -144,7 +157,7 @@ def test_a_fault_in_a_thread_is_not_lost(crops: npt.NDArray[np.uint8], monkeypat
     monkeypatch.setattr(threads, "CORES", 2)
     shapes = np.full((3, 7, 2), 20, dtype=np.float32)
     shapes[2, 6] = np.nan
-    with pytest.warns(RuntimeWarning, match="invalid value"), pytest.raises(ValueError, match="outside of the images"):
+    with pytest.warns(RuntimeWarning, match="invalid value"), pytest.raises(FloatingPointError):
         extract_patches(pad_crops(crops), shapes)
 
 

@@ -22,7 +22,8 @@ STILL = Augmentation(rotation=0, scale=0, shift=0, mirror=0, contrast=0, brightn
 
 
 def equal(first: Batch, second: Batch) -> bool:
-    return all(torch.equal(value, vars(second)[name]) for name, value in vars(first).items())
+    tensors = {name: value for name, value in vars(first).items() if isinstance(value, torch.Tensor)}
+    return all(torch.equal(value, vars(second)[name]) for name, value in tensors.items())
 
 
 def test_plain_batches_are_the_prepared_faces(device_faces: Faces) -> None:
@@ -53,6 +54,18 @@ def test_a_training_batch_is_a_function_of_the_step(device_faces: Faces) -> None
     assert equal(first, again.training_batch(3, 4, 0, Augmentation()))
     assert not equal(first, faces.training_batch(4, 4, 0, Augmentation()))
     assert not equal(first, faces.training_batch(3, 4, 1, Augmentation()))
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_a_training_batch(device_faces: Faces, processes: int) -> None:
+    faces = device_faces()
+    whole = faces.training_batch(3, 6, 0, Augmentation())
+    parts = [faces.training_batch(3, 6, 0, Augmentation(), (number, processes)) for number in range(processes)]
+    for name in ("crops", "landmarks", "d", "counted"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    everybody = torch.arange(6)
+    assert torch.equal(torch.cat([everybody[part.part] for part in parts]), everybody[whole.part])
+    assert {part.whole for part in (whole, *parts)} == {6}
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 15])
