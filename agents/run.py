@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -26,6 +25,7 @@ from face_align_env.pretrain.loop import Watch, make_fabric
 from face_align_env.pretrain.recipes import recipe
 from face_align_env.pretrain.settings import SettingError
 from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
+from face_align_env.released import weights_file
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -187,13 +187,13 @@ class _Work:
         before, now = self.place.learnt_from(stage.name), {"faces": faces_digest(self.faces.prepared("train"))}
         sources = {"gen": self.place.gen} if stage.needs else {}
         if stage.name == "gen" and self.config.gen is not None:
-            sources["taken_from"] = Path(self.config.gen)
+            sources["taken_from"] = weights_file(self.config.gen)
         elif stage.name == "dcrn":
             sources["policy"] = self.place.policy
             if "normalizer" in (self.config.environment or {}):
                 del now["faces"]  # its faces have distances of their own
         elif stage.from_gen and self.config.lrn_init is not None:
-            sources["init"] = Path(self.config.lrn_init)
+            sources["init"] = weights_file(self.config.lrn_init)
         now |= {name: file_digest(path) for name, path in sources.items() if path.is_file()}
         for name, digest in now.items():
             if before.get(name) not in (None, digest):
@@ -262,19 +262,20 @@ class _Work:
 def take_gen(source: str | os.PathLike[str], num_landmarks: int, path: str | os.PathLike[str]) -> None:
     """Take over a GEN that has been trained elsewhere.
 
-    :param source: its weights, or a release's
+    :param source: the file of its weights or of a release, or the name of a release
     :param num_landmarks: K of the run's faces
     :param path: where the run has its GEN's weights
     :raises FileNotFoundError, WeightsError: see :meth:`GEN.load`
     :raises ValueError: it is of another landmark scheme
     """
-    gen = GEN.load(source)
+    file = weights_file(source)
+    gen = GEN.load(file)
     if gen.num_landmarks != num_landmarks:
         raise ValueError(
             f"The GEN in '{os.fspath(source)}' predicts {gen.num_landmarks} landmarks, the dataset has "
             f"{num_landmarks}: take one of the same landmarks."
         )
-    gen.save(path, {"taken_from_sha256": file_digest(source)})
+    gen.save(path, {"taken_from_sha256": file_digest(file)})
 
 
 def stages_of(names: Sequence[str] | None, place: RunFolder) -> tuple[Stage, ...]:

@@ -29,11 +29,12 @@ class RunConfig(DCRNTraining):
     :param lrn_epochs: passes over the faces that train each LRN; default: the recipe's
     :param lrn_batch_size: faces a step of LRN's training; default: the recipe's
     :param lrn_learning_rate: Adam's for LRN, at its highest; default: the recipe's
-    :param gen: weights of a GEN, or of a release, that is taken over instead of training one; default: train one
+    :param gen: weights of a GEN, or the name of a release, taken over instead of training one; default: train one
     :param jitter: how GEN's x_0 is moved for the cascades as KEY=VALUE (shift=0, scale, rotation); repeat for more
     :param visited: faces that GEN's cascades roll forward before the trained iterations, as KEY=VALUE (share=0.6,
         depth=8); repeat for more. share=0: none
-    :param lrn_init: weights of an LRN, or of a release, that GEN's cascades are fine-tuned from; default: fresh weights
+    :param lrn_init: weights of an LRN, or the name of a release, that GEN's cascades are fine-tuned from; default:
+        fresh weights
     """
 
     preset: str = setting("compact")

@@ -208,6 +208,15 @@ def find_release(name: str, folder: str | os.PathLike[str] | None = None) -> Rel
     return Release(name, path, card)
 
 
+def weights_file(source: str | os.PathLike[str]) -> Path:
+    """The file of weights that a path, or the name of a release, names; there need not be one.
+
+    :param source: a file comes before a release of the same name
+    """
+    path = Path(source)
+    return find_release(path.name).path if os.fspath(source) in released_names() and not path.exists() else path
+
+
 def load_card(path: str | os.PathLike[str]) -> Card:
     """Read a card.
 

@@ -228,7 +228,7 @@ class LRNTraining(GENTraining):
     :param jitter: how GEN's x_0 is moved as KEY=VALUE (shift=0, scale, rotation); repeat for more
     :param visited: faces that are rolled forward before the trained iterations, as KEY=VALUE (share=0.6, depth=8);
         repeat for more. share=0: none. Default: those of a cascade that starts from GEN
-    :param init: weights of an LRN, or of a release, that the cascade is fine-tuned from; default: fresh weights
+    :param init: weights of an LRN, or the name of a release, that the cascade is fine-tuned from; default: fresh ones
     """
 
     start: str = setting("gen", flag="--from", choices=("gen", "mean"))

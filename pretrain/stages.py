@@ -23,6 +23,7 @@ from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.loop import Watch, fit
 from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
 from face_align_env.pretrain.recipes import Data, TrainingConfig
+from face_align_env.released import weights_file
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -98,17 +99,19 @@ def pretrain_lrn(
 ) -> float:
     """Train LRN as a cascade of a fixed number of iterations; its weights are ``folder/weights.safetensors``.
 
-    :param gen: GEN's weights, which give x_0; None: the cascade starts from the mean shape (the LRN-m rows of
-        Table 6)
+    :param gen: GEN's weights, a file or the name of a release, which give x_0; None: the cascade starts from the mean
+        shape (the LRN-m rows of Table 6)
     :param iterations: m
     :param action_limit: bound of an increment, pixels; None: the preset's
     :param jitter: how GEN's x_0 is moved; None: as :class:`StartJitter` does by default
     :param visited: where the m iterations begin in training; None: as :class:`VisitedStates` does by default with a
         GEN, at x_0 without one
-    :param init: weights of an LRN, or of a release, which the training starts from (fine-tuning); None: fresh ones
+    :param init: weights of an LRN, a file or the name of a release, which the training starts from (fine-tuning); None:
+        fresh ones
     :param watch: is told each measurement on the test split
     :return: NME on the test split, a fraction
     """
+    gen, init = (None if source is None else weights_file(source) for source in (gen, init))
     train = faces("train", CROP_SIZE)
     torch.manual_seed(config.seed)
     prepared = train.prepared

@@ -31,6 +31,7 @@ from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint,
 from face_align_env.pretrain.devices import find_device
 from face_align_env.pretrain.settings import settle
 from face_align_env.progress import Progress
+from face_align_env.released import weights_file
 
 CHECKPOINT = "checkpoint.safetensors"
 _OLD_CHECKPOINT = "replay_buffer.pkl"  # a pickle, of versions before
@@ -185,7 +186,7 @@ def train_dcrn(
     Killed at any moment it resumes from ``checkpoint.safetensors`` when it is called again with the same arguments,
     with the same result as if it had not been killed.
 
-    :param lrn: weights of the pretrained LRN
+    :param lrn: weights of the pretrained LRN, a file or the name of a release
     :param config: how to train
     :param folder: where checkpoints, TensorBoard curves and weights go
     :param device: of the networks
@@ -198,6 +199,7 @@ def train_dcrn(
     :raises CheckpointError: its checkpoint is damaged, or of an older version
     """
     folder, views = Path(folder), augmentation or Augmentation()
+    lrn = weights_file(lrn)
     pretrained = LRN.load(lrn)
     with locked_folder(folder), _environment(config, pretrained, views, find_device(device), env_options) as env:
         settle(folder / SETTINGS, _identity(config, seed, views, lrn, env, env_options))

@@ -16,7 +16,7 @@ from face_align_env import released
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import WeightsError, file_digest, load_weights, save_bundle, save_weights
-from face_align_env.released import Card, find_release, load_card, load_gen, load_networks, released_names
+from face_align_env.released import Card, find_release, load_card, load_gen, load_networks, released_names, weights_file
 
 Write = Callable[..., Path]
 
@@ -81,6 +81,16 @@ def test_without_a_folder_there_are_no_releases(tmp_path: Path, monkeypatch: pyt
     assert released_names() == []
     with pytest.raises(ValueError, match=r"no released weights '300w-68'; this copy of the package has none.*run"):
         find_release("300w-68")
+
+
+def test_weights_are_a_file_or_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert weights_file("300w-68") == find_release("300w-68").path
+    assert weights_file(Path("300w-68")) == find_release("300w-68").path
+    for other in ("300w-67", "300w-68/weights.safetensors", "runs/300w-68"):
+        assert weights_file(other) == Path(other)
+    Path("300w-68").touch()
+    assert weights_file("300w-68") == Path("300w-68")
 
 
 def test_releases_are_found_by_name(write: Write) -> None:

@@ -19,6 +19,7 @@ from face_align_env.pretrain import recipes
 from face_align_env.pretrain.loop import make_fabric
 from face_align_env.pretrain.recipes import RECIPES, Data, TrainingConfig, recipe
 from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
+from face_align_env.released import find_release, load_networks
 
 CONFIG = TrainingConfig(epochs=1, batch_size=4)
 
@@ -95,6 +96,18 @@ def test_lrn_is_fine_tuned_from_given_weights(faces: FacesOnDevice, tmp_path: Pa
     LRN(LRNConfig(encoder=((4, 10, 10, 1),), bottleneck=8)).save(older)
     with pytest.raises(ValueError, match="is not that of preset 'micro' with 68 landmarks"):
         pretrain_lrn(faces, "micro", still, tmp_path / "wider", fabric, None, iterations=1, init=older)
+
+
+def test_networks_of_a_release_are_found_by_its_name(
+    faces: FacesOnDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(lrn_network.PRESETS, "released", load_networks(find_release("300w-68"))[1].config)
+    still, fabric = replace(CONFIG, learning_rate=1e-12), make_fabric("cpu")
+    pretrain_lrn(faces, "released", still, tmp_path, fabric, "300w-68", iterations=1, init="300w-68")
+    _, weights, notes = load_weights(tmp_path / "weights.safetensors", "lrn")
+    released = find_release("300w-68").path
+    assert notes["gen_sha256"] == notes["init_sha256"] == file_digest(released)
+    torch.testing.assert_close(weights["action.weight"], load_weights(released, "lrn")[1]["action.weight"].float())
 
 
 def test_gen_of_another_scheme_is_an_error(faces: FacesOnDevice, tmp_path: Path) -> None:
