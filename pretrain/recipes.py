@@ -167,6 +167,12 @@ class Data(Settings):
             return VALIDATION
         return dataset_class(self.dataset.partition("+")[0]).test_split
 
+    @property
+    def whole(self) -> Data:
+        """The same with no faces held out."""
+        options = {key: value for key, value in (self.options or {}).items() if key != HELD_OUT}
+        return replace(self, options=options or None)
+
     def prepare(self, split: str | None = None, max_cached: int = 0) -> PreparedFaces:
         """The faces of a split (None: the test split)."""
         from face_align_env.prepared import PreparedFaces

@@ -163,7 +163,11 @@ def calibrate(
         Path | None, typer.Option(help="Folder of the release; default: the package's own, face_align_env/weights.")
     ] = None,
     held_out: Annotated[
-        Path | None, typer.Option(help="Text file with the ids of training faces that the networks have not seen.")
+        Path | None,
+        typer.Option(
+            help="Text file with the ids of training faces that the networks have not seen; default: those that the run "
+            "has held out (--option held_out=0.1)."
+        ),
     ] = None,
     like: Annotated[
         Path | None,

@@ -20,6 +20,7 @@ from face_align_env.aligner import FaceAligner
 from face_align_env.augmentation import Augmentation
 from face_align_env.crops import CROP_SIZE
 from face_align_env.datasets import REGISTRY, dataset_class
+from face_align_env.datasets.held_out import VALIDATION
 from face_align_env.extras import needs
 from face_align_env.files import write_json
 from face_align_env.metrics import ReliabilityBin, reliability, spearman
@@ -100,8 +101,8 @@ def calibrate(
         ``runs/NAME``
     :param weights_folder: where releases are
     :param held_out: text file with the ids of those faces of the training split that the networks have not seen, a line
-        each; the head is fitted on the others, and stretched by these. None: they have seen all of them, and the head
-        will be too sure of faces that they have not
+        each; the head is fitted on the others, and stretched by these. None: those that the run has held out
+        (``--option held_out=0.1``); where there are none, the head will be too sure of faces that they have not seen
     :param like: ``confidence.json`` of other weights that were calibrated with ``held_out``, for the same stretch
     :param console: where the table goes
     :raises FileNotFoundError: the folder is not that of a run, or has no weights
@@ -118,8 +119,13 @@ def calibrate(
         assert release is not None
         data, aligner = _released(release, root)
     other = None if like is None else _read_stretch(like)
-    train, test = (DeviceFaces(data.prepare(split), CROP_SIZE) for split in ("train", None))
-    unseen = np.zeros(0, dtype=np.int64) if held_out is None else _places(held_out, train.prepared.ids)
+    train, test = (DeviceFaces(data.whole.prepare(split), CROP_SIZE) for split in (data.splits[0], None))
+    names: Sequence[str] = []
+    if held_out is not None:
+        names = Path(held_out).read_text(encoding="utf-8").split() or [""]
+    elif data.whole != data:
+        names = data.prepare(VALIDATION).ids
+    unseen = _places(names, train.prepared.ids, held_out)
     known = np.setdiff1d(np.arange(len(train)), unseen)
     head, fit = fit_error_head(see(aligner, train, Augmentation(), views, seed).of(known), aligner.start.num_landmarks)
     told = (
@@ -172,19 +178,21 @@ def _released(release: Release, root: str | None) -> tuple[Data, FaceAligner]:
     return data, FaceAligner(gen, lrn, card.alpha_2, margin=card.margin, mirror=True)
 
 
-def _places(path: str | os.PathLike[str], ids: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Where the faces that a text file names are among the training faces.
+def _places(
+    names: Sequence[str], ids: Sequence[str], path: str | os.PathLike[str] | None = None
+) -> npt.NDArray[np.int64]:
+    """Where faces are among the training faces.
 
+    :param names: their ids
+    :param ids: of all training faces
+    :param path: the file that names them
     :raises ValueError: one is not there
     """
     places = {str(name): i for i, name in enumerate(ids)}
-    named = Path(path).read_text(encoding="utf-8").split()
-    unknown = [name for name in named if name not in places]
-    if unknown or not named:
-        raise ValueError(
-            f"'{path}' must name training faces such as '{ids[0]}', one a line; got '{(unknown or [''])[0]}'."
-        )
-    return np.array(sorted(places[name] for name in named))
+    unknown = [name for name in map(str, names) if name not in places]
+    if unknown:
+        raise ValueError(f"'{path}' must name training faces such as '{ids[0]}', one a line; got '{unknown[0]}'.")
+    return np.array(sorted(places[str(name)] for name in names), dtype=np.int64)
 
 
 def _read_stretch(path: str | os.PathLike[str]) -> Stretch:

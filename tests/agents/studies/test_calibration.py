@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,28 @@ def test_faces_that_were_held_out_stretch_the_predictions(
     held_out.write_text("nobody")
     with pytest.raises(ValueError, match="got 'nobody'"):
         calibrate(micro_run, held_out=held_out)
+
+
+def test_a_run_that_has_held_faces_out_is_stretched_by_them(
+    micro_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def fit(head: ErrorHead, unseen: Seen) -> Stretch:
+        given.append(unseen.faces)
+        return Stretch((0.0, 1.0), (0.0, 1.0))
+
+    monkeypatch.setattr(calibration, "fit_stretch", fit)
+    whole = RunFolder(micro_run).data()
+    options = {**(whole.options or {}), "held_out": 0.4}
+    monkeypatch.setattr(RunFolder, "data", lambda self, root=None: replace(whole, options=options))
+    made = calibrate(micro_run, views=1, output=tmp_path)
+    assert 0 < len(given[0]) < 12
+    held_out = replace(whole, options=options).prepare("validation").ids
+    assert [whole.prepare("train").ids[i] for i in given[0]] == list(held_out)
+    written = json.loads((tmp_path / "confidence.json").read_text())
+    assert written["split"] == whole.test_split == "test", "measured on the dataset's own test faces"
+    assert made.stretch is not None
 
 
 def test_the_command(micro_run: Path, tmp_path: Path) -> None:
