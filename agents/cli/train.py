@@ -57,7 +57,7 @@ def pretrain_gen(
     config = settings.training(chosen.gen_training)
     announce(f"GEN ({chosen.gen}), {_on(settings, faces)}, {config}, on {fabric.device}")
     error = stages.pretrain_gen(faces, chosen.gen, config, output, fabric, settings.views)
-    _report(error, output / WEIGHTS, as_json)
+    _report(error, output / WEIGHTS, as_json and fabric.global_rank == 0)
 
 
 @pretrain_app.command("lrn")
@@ -93,7 +93,7 @@ def pretrain_lrn(
         visited=settings.visited_states,
         init=settings.init,
     )
-    _report(error, output / WEIGHTS, as_json)
+    _report(error, output / WEIGHTS, as_json and fabric.global_rank == 0)
 
 
 def _start(settings: GENTraining, device: str, devices: int, num_nodes: int) -> tuple[Recipe, Fabric, FacesOnDevice]:
@@ -110,7 +110,7 @@ def _start(settings: GENTraining, device: str, devices: int, num_nodes: int) -> 
 
 
 def _report(error: float, weights: Path, as_json: bool) -> None:
-    if as_json and not console.quiet:
+    if as_json:
         print_json({"test_nme_percent": 100 * error, "weights": str(weights)})
     done(f"NME on the test split {100 * error:.2f} %", weights)
 

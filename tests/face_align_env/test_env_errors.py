@@ -111,7 +111,7 @@ def test_the_keywords_are_the_same_everywhere() -> None:
 
     expected = keywords(Keywords.__init__)
     assert keywords(FaceAlignEnv.__init__, "render_mode") == expected
-    own = ("num_envs", "render_mode", "autoreset_mode", "copy", "max_episode_steps")
+    own = ("num_envs", "render_mode", "autoreset_mode", "copy", "backend", "max_episode_steps")
     assert keywords(FaceAlignVectorEnv.__init__, *own) == expected
     for name in expected:
         assert f"| `{name}` " in (FaceAlignEnv.__doc__ or ""), "its docstring's table is the documentation"
