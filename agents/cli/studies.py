@@ -165,8 +165,8 @@ def calibrate(
     held_out: Annotated[
         Path | None,
         typer.Option(
-            help="Text file with the ids of training faces that the networks have not seen; default: those that the run "
-            "has held out (--option held_out=0.1)."
+            help="Text file with the ids of training faces that the networks have not seen; default: those that the "
+            "run has held out (--option held_out=0.1)."
         ),
     ] = None,
     like: Annotated[

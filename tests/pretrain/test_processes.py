@@ -102,11 +102,11 @@ def test_one_command_starts_all_processes_and_speaks_once(tmp_path: Path) -> Non
     assert "Starting with 2 processes" in done.stderr
     output = done.stdout + done.stderr
     assert output.count("NME on the test split") == 1
+    assert len(list((tmp_path / "lrn" / "tensorboard").iterdir())) == 1
     again = _face_align(*COMMAND, "--devices", "2", "--output", str(tmp_path / "lrn"), "--json")
     assert json.loads(again.stdout)["weights"].endswith("weights.safetensors"), "once, and nothing else"
     assert output.count("4 of 4") == 1
     assert (tmp_path / "lrn" / "weights.safetensors").is_file()
-    assert len(list((tmp_path / "lrn" / "tensorboard").iterdir())) == 1
 
 
 def test_where_it_fails_all_processes_end(tmp_path: Path) -> None:
