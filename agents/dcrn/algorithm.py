@@ -313,11 +313,12 @@ class DCRN(DDPG):
         self._update_learning_rate(policy.actor.optimizer)
         update_learning_rate(policy.critic.optimizer, self.critic_learning_rate)
         losses: dict[str, list[float]] = {"critic_loss": [], "actor_loss": [], "imitation": [], "q": []}
-        mixed = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+        dtype = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32
+        mixed = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
         for _ in range(gradient_steps):
             self._n_updates += 1
             data = self.replay_buffer.sample(batch_size)  # type: ignore[union-attr]
-            obs, next_obs = _full_precision(data.observations), _full_precision(data.next_observations)
+            obs, next_obs = (_states(each, dtype) for each in (data.observations, data.next_observations))
 
             with torch.no_grad(), mixed():
                 next_actions = policy.actor_target(next_obs)
@@ -382,6 +383,12 @@ def _follow(target: torch.nn.Module, network: torch.nn.Module, tau: float) -> No
             old.lerp_(new, tau)
 
 
-def _full_precision(obs: Any) -> dict[str, torch.Tensor]:
-    """Observations of a replay buffer: float16 as float32, pixels as they are."""
+def _states(obs: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """States of a replay buffer as the networks read them.
+
+    :param obs: features and histories, which are joined once for all networks; or patches, which stay as they are
+    :param dtype: that the networks' layers calculate in
+    """
+    if "patch_features" in obs:
+        return {"joined": LRNTrunk.joined(obs["patch_features"].to(dtype), obs["history"])}
     return {key: value.float() if value.is_floating_point() else value for key, value in obs.items()}

@@ -22,7 +22,13 @@ _CRITIC_ACTION_UNIT = 4.0
 
 
 def next_hidden_of(obs: dict[str, Tensor], trunk: LRNTrunk) -> Tensor:
-    """(N, 512) d_{t+1} of states whose patches are encoded already (``patch_features``), or not (``patches``)."""
+    """(N, 512) d_{t+1} of states.
+
+    :param obs: with ``patches``; or, where these are encoded already, with ``patch_features``; or with ``joined``,
+        which is both of a state's parts as one
+    """
+    if "joined" in obs:
+        return trunk.advance(obs["joined"])
     features = obs["patch_features"] if "patch_features" in obs else trunk.encode(obs["patches"])
     return trunk.remember(features, obs["history"])
 

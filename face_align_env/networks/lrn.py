@@ -132,8 +132,17 @@ class LRNTrunk(nn.Module):
 
     def remember(self, patch_features: Tensor, history: Tensor) -> Tensor:
         """(N, 512) d_{t+1} from the features of the patches and (N, 512) d_t."""
+        return self.advance(self.joined(patch_features, history))
+
+    @staticmethod
+    def joined(patch_features: Tensor, history: Tensor) -> Tensor:
+        """(N, K F + 512) features and d_t as one, of the features' type."""
         # d_t is kept in float32, whatever type the weights (and with them the features) have.
-        return torch.tanh(self.recurrent(torch.cat([patch_features, history.to(patch_features.dtype)], dim=1)))
+        return torch.cat([patch_features, history.to(patch_features.dtype)], dim=1)
+
+    def advance(self, joined: Tensor) -> Tensor:
+        """(N, 512) d_{t+1} from what :meth:`joined` gives."""
+        return torch.tanh(self.recurrent(joined))
 
 
 class LRN(nn.Module):
