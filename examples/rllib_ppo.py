@@ -158,7 +158,7 @@ def main(args: Args) -> None:
         )
         .debugging(seed=args.seed, log_level="ERROR")
     )
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
     algorithm = config.build_algo()
     print(f"before: {play_held_out(policy_of(algorithm.get_module(), modes), args.eval_faces, **held_out)}")
     steps = 0

@@ -136,7 +136,7 @@ def calibrate(
     if stretch is not None:
         head = stretched(head, stretch)
         source = (
-            f"{len(unseen):,} training faces held out" if len(unseen) else "faces that an older cascade had not seen"
+            f"{len(unseen):,} training faces held out" if len(unseen) else "faces that another cascade had not seen"
         )
         told += f"; stretched by {source} (slope {stretch.one[1]:.2f}, {stretch.two[1]:.2f} for two looks)"
     measured = tuple(measure(head, see(aligner, test)))
