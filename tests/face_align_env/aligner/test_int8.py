@@ -45,7 +45,9 @@ def test_landmarks_are_nearly_those_of_torch(name: str, mirror: bool, crops: np.
     assert abs(found.iterations.mean() - expected.iterations.mean()) < 0.5
     if expected.confidences is not None:
         assert found.confidences is not None
-        np.testing.assert_allclose(found.confidences, expected.confidences, rtol=0.2)
+        ratios = found.confidences / expected.confidences
+        assert np.abs(ratios - 1).mean() < 0.08
+        assert np.abs(ratios - 1).max() < 0.35, "a face may have an iteration more, and another state at its end"
 
 
 def test_a_face_does_not_depend_on_the_faces_beside_it(crops: np.ndarray) -> None:
