@@ -1,15 +1,21 @@
-"""Devices by name, and what a CPU can do."""
+"""Devices by name, what a CPU can do, and what the processes of one training agree on."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from face_align_env.pretrain.settings import SettingError
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+ResultT = TypeVar("ResultT")
 
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86-64, and of ARM
 
@@ -56,6 +62,29 @@ def started_by_torchrun(devices: int, num_nodes: int, environment: Mapping[str, 
             f"{num_nodes}. Leave --devices and --num-nodes out: torchrun says how many there are.",
         )
     return found
+
+
+def first_decides(fabric: Fabric, act: Callable[[], ResultT]) -> ResultT:
+    """Let the first process act for all: what it gets, or what it fails with, is what they all get or fail with.
+
+    Without this, the others would wait for one that has ended, or go on from another state than its own.
+
+    :param fabric: of the processes
+    :param act: what the first one does; its result must be picklable
+    :raises Exception: what ``act`` raises, in every process
+    """
+    result, failure = None, None
+    if fabric.global_rank == 0:
+        try:
+            result = act()
+        except Exception as error:
+            if fabric.world_size == 1:
+                raise
+            failure = error
+    result, failure = fabric.broadcast((result, failure))
+    if failure is not None:
+        raise failure
+    return result  # type: ignore[return-value]
 
 
 def emulates_bf16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:

@@ -23,7 +23,7 @@ from face_align_env.extras import needs
 from face_align_env.mdp import nme
 from face_align_env.prepared import faces_digest
 from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from face_align_env.pretrain.devices import emulates_bf16, find_device, started_by_torchrun
+from face_align_env.pretrain.devices import emulates_bf16, find_device, first_decides, started_by_torchrun
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.objectives import Objective
 from face_align_env.pretrain.recipes import TrainingConfig
@@ -176,8 +176,34 @@ class TrainingStep:
 def _resume(folder: Path, train: TrainingStep, identity: Mapping[str, Any]) -> int:
     """Bring a training to where its checkpoint is, if there is one.
 
+    The first process reads it for all: where machines have a file system each, nobody else has one.
+
     :return: the number of steps that are done
     :raises CheckpointError: the checkpoint is damaged, or of an older version
+    :raises ValueError: it belongs to another training, or a process has other faces
+    """
+    fabric = train.fabric
+    state, first = first_decides(fabric, lambda: (_checkpoint(folder, identity), identity))
+    if identity != first:
+        raise ValueError(
+            f"Process {fabric.global_rank} is to train with other faces than the first one, or otherwise: give every "
+            "machine the same data and the same command."
+        )
+    if state is None:
+        return 0
+    try:
+        train.load(state)
+        return int(state["step"])
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"The checkpoint '{folder / CHECKPOINT}' does not fit its training: {error}. Remove it."
+        ) from error
+
+
+def _checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a training goes on from; None: there is nothing.
+
+    :raises CheckpointError: it is damaged, or of an older version
     :raises ValueError: it belongs to another training
     """
     path = folder / CHECKPOINT
@@ -187,7 +213,7 @@ def _resume(folder: Path, train: TrainingStep, identity: Mapping[str, Any]) -> i
                 f"'{folder / _OLD_CHECKPOINT}' is of an older version, and this one cannot resume from it. Remove it "
                 "to begin the training anew."
             )
-        return 0
+        return None
     state = load_checkpoint(path)
     if isinstance(state.get("identity"), dict):
         before, now = state["identity"].get("devices"), identity["devices"]
@@ -202,11 +228,7 @@ def _resume(folder: Path, train: TrainingStep, identity: Mapping[str, Any]) -> i
             f"The checkpoint '{path}' is of another kind of training. Remove it, or use its own folder."
         )
     require_same(path, state["identity"], identity)
-    try:
-        train.load(state)
-        return int(state["step"])
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"The checkpoint '{path}' does not fit its training: {error}. Remove it.") from error
+    return state
 
 
 def _require_finite(norms: list[Tensor], first: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import PreparedFaces
+from face_align_env.pretrain.devices import first_decides
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.loop import Watch, fit
 from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
@@ -159,9 +161,12 @@ def pretrain_lrn(
         return fit(objective, train, test, config, augmentation or Augmentation(), folder, fabric, notes, title, watch)
 
 
-def _owned(folder: str | os.PathLike[str], fabric: Fabric) -> AbstractContextManager[None]:
+@contextmanager
+def _owned(folder: str | os.PathLike[str], fabric: Fabric) -> Iterator[None]:
     """The folder for one training alone, whose first process holds it.
 
     :raises FolderInUseError: another training works there
     """
-    return locked_folder(folder) if fabric.global_rank == 0 else nullcontext()
+    with ExitStack() as held:
+        first_decides(fabric, lambda: held.enter_context(locked_folder(folder)))
+        yield

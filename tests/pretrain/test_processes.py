@@ -15,7 +15,8 @@ from torch import Tensor
 from writers import processes
 from writers.processes import KINDS, train
 
-from face_align_env.networks.weights import load_weights
+from face_align_env.files import locked_folder
+from face_align_env.networks.weights import held_networks, load_weights
 from face_align_env.pretrain.checkpoint import load_checkpoint
 from face_align_env.pretrain.devices import started_by_torchrun
 from face_align_env.pretrain.loop import CHECKPOINT, make_fabric
@@ -34,8 +35,8 @@ def flat(state: dict[str, Tensor]) -> Tensor:
 
 
 def weights(folder: Path) -> Tensor:
-    kind = "lrn" if folder.name.startswith("cascade") else "gen"
-    return flat(load_weights(folder / "weights.safetensors", kind)[1])
+    path = folder / "weights.safetensors"
+    return flat(load_weights(path, held_networks(path)[0])[1])
 
 
 def distance(first: Path, second: Path, start: Path) -> float:
@@ -57,18 +58,22 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of two processes that torchrun starts; and ``cascade-resumed``, which one process has begun."""
+    """The same of two processes that torchrun starts; and two that one process has begun, in a folder or in its own."""
     folder = tmp_path_factory.mktemp("two")
-    for name in (*KINDS, "cascade-resumed"):
-        (folder / name).mkdir()
-    shutil.copy(one / "cascade" / "half" / CHECKPOINT, folder / "cascade-resumed")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*torchrun, processes.__file__, str(folder)], env=environment, capture_output=True, text=True, timeout=240
-    )
+    for name in (*KINDS, "cascade-resumed", "cascade-apart/0", "cascade-apart/1"):
+        (folder / name).mkdir(parents=True)
+    for name in ("cascade-resumed", "cascade-apart/0"):
+        shutil.copy(one / "cascade" / "half" / CHECKPOINT, folder / name)
+    done = _torchrun(folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
+
+
+def _torchrun(folder: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*torchrun, processes.__file__, str(folder)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.mark.parametrize("kind", ["cascade", "gen"])
@@ -87,6 +92,38 @@ def test_a_cascade_resumes_with_another_number_of_processes(one: Path, two: Path
     shutil.copytree(two / "cascade" / "half", resumed)
     train("cascade", resumed, make_fabric("cpu"))
     assert distance(one / "cascade", resumed, one / "cascade") < 0.02
+
+
+def test_the_checkpoint_of_the_first_process_is_that_of_all(one: Path, two: Path) -> None:
+    """Machines may have a file system each: the second one's folder is empty, and stays so."""
+    assert distance(one / "cascade", two / "cascade-apart" / "0", one / "cascade") < 0.02
+    assert not list((two / "cascade-apart" / "1").rglob("*.safetensors"))
+
+
+def test_a_damaged_checkpoint_of_the_first_process_stops_all(one: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "cascade-apart" / "0", tmp_path / "cascade-apart" / "1"
+    for folder in (first, second):
+        folder.mkdir(parents=True)
+        shutil.copy(one / "cascade" / "half" / CHECKPOINT, folder)
+    (first / CHECKPOINT).write_bytes(b"no checkpoint")
+    done = _torchrun(tmp_path, timeout=60)
+    assert done.returncode != 0
+    assert f"'{first / CHECKPOINT}' is damaged" in done.stderr
+    assert str(second) not in done.stderr
+
+
+def test_other_faces_in_another_process_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "cascade-differing").mkdir()
+    done = _torchrun(tmp_path, timeout=60)
+    assert done.returncode != 0
+    assert "Process 1 is to train with other faces than the first one" in done.stderr
+
+
+def test_a_folder_in_use_stops_all(tmp_path: Path) -> None:
+    with locked_folder(tmp_path):
+        done = _face_align(*COMMAND, "--devices", "2", "--output", str(tmp_path))
+    assert done.returncode != 0
+    assert "is in use by" in " ".join(done.stderr.split())
 
 
 def test_a_normalised_gen_does_not(two: Path, tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Trainings for tests of several processes: ``torchrun --nproc-per-node 2 processes.py FOLDER`` makes them in two."""
+"""Trainings for tests of several processes: ``torchrun --nproc-per-node 2 processes.py FOLDER`` makes them in two.
+
+A training whose name ends in ``apart`` has a folder for each process, as on machines without a common file system, and
+one that ends in ``differing`` other faces in each.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +41,9 @@ def new_objective(kind: str, prepared: PreparedFaces) -> Objective:
     return CascadeObjective(lrn, gen, 2, StartJitter(), VisitedStates(share=0.7, depth=3))
 
 
-def train(kind: str, folder: Path, fabric: Fabric) -> None:
-    """Train, or go on training, and leave the checkpoint of half the steps in ``folder/half`` as well."""
-    faces = PreparedFaces(load_dataset("synthetic", landmarks=19, size=16))
+def train(kind: str, folder: Path, fabric: Fabric, size: int = 16) -> None:
+    """Train on so many faces, or go on training, and leave the checkpoint of half the steps in ``folder/half``."""
+    faces = PreparedFaces(load_dataset("synthetic", landmarks=19, size=size))
     on_device = DeviceFaces(faces, 256 if kind == "cascade" else 16, progress=False)
     save = loop.save_checkpoint
 
@@ -60,4 +64,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     shared = loop.make_fabric("cpu")
     for path in sorted(Path(sys.argv[1]).iterdir()):
-        train(path.name.partition("-")[0], path, shared)
+        own = path / str(shared.global_rank) if path.name.endswith("apart") else path
+        size = 16 + shared.global_rank if path.name.endswith("differing") else 16
+        train(path.name.partition("-")[0], own, shared, size)
