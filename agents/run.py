@@ -260,21 +260,24 @@ class _Work:
 
 
 def take_gen(source: str | os.PathLike[str], num_landmarks: int, path: str | os.PathLike[str]) -> None:
-    """Take over a GEN that has been trained elsewhere.
+    """Take over a GEN that has been trained elsewhere, on these landmarks or on some that contain them.
 
     :param source: the file of its weights or of a release, or the name of a release
     :param num_landmarks: K of the run's faces
     :param path: where the run has its GEN's weights
     :raises FileNotFoundError, WeightsError: see :meth:`GEN.load`
-    :raises ValueError: it is of another landmark scheme
+    :raises ValueError: it is of a landmark scheme that does not contain the faces' own
     """
     file = weights_file(source)
     gen = GEN.load(file)
     if gen.num_landmarks != num_landmarks:
-        raise ValueError(
-            f"The GEN in '{os.fspath(source)}' predicts {gen.num_landmarks} landmarks, the dataset has "
-            f"{num_landmarks}: take one of the same landmarks."
-        )
+        try:
+            gen = gen.for_landmarks(num_landmarks)
+        except ValueError as error:
+            raise ValueError(
+                f"The GEN in '{os.fspath(source)}' predicts {gen.num_landmarks} landmarks, the dataset has "
+                f"{num_landmarks}, and {error} Take one of the same landmarks."
+            ) from error
     gen.save(path, {"taken_from_sha256": file_digest(file)})
 
 

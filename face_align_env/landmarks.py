@@ -123,3 +123,21 @@ def to_19_points(landmarks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         raise ValueError(f"Expected (..., 68, 2) landmarks, got {landmarks.shape}.")
     points = [landmarks[..., list(group), :].mean(axis=-2) for group in _POINTS_19_FROM_68]
     return np.stack(points, axis=-2).astype(landmarks.dtype)
+
+
+def means_of_points(source: int, target: int) -> npt.NDArray[np.float32]:
+    """How the points of one scheme are means of another's: the weights W in x_target = W x_source.
+
+    :param source: number of landmarks there are
+    :param target: number of landmarks wanted
+    :return: (target, source) float32, rows that sum to 1
+    :raises ValueError: the one scheme does not contain the other
+    """
+    if source == target:
+        return np.eye(get_scheme(source).num_landmarks, dtype=np.float32)
+    if (source, target) != (68, 19):
+        raise ValueError(f"{target} landmarks cannot be had from {source}, only 19 from 68.")
+    weights = np.zeros((target, source), dtype=np.float32)
+    for row, group in zip(weights, _POINTS_19_FROM_68, strict=True):
+        row[list(group)] = 1 / len(group)
+    return weights

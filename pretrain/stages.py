@@ -108,8 +108,8 @@ def pretrain_lrn(
     :param jitter: how GEN's x_0 is moved; None: as :class:`StartJitter` does by default
     :param visited: where the m iterations begin in training; None: as :class:`VisitedStates` does by default with a
         GEN, at x_0 without one
-    :param init: weights of an LRN, a file or the name of a release, which the training starts from (fine-tuning); None:
-        fresh ones
+    :param init: weights of an LRN, a file or the name of a release, which the training starts from (fine-tuning), of
+        the same landmarks or of some that contain them; None: fresh ones
     :param watch: is told each measurement on the test split
     :return: NME on the test split, a fraction
     """
@@ -136,10 +136,15 @@ def pretrain_lrn(
     lrn = LRN(network)
     if init is not None:
         lrn = LRN.load(init)
+        if lrn.num_landmarks != network.num_landmarks:
+            try:
+                lrn = lrn.for_landmarks(network.num_landmarks)
+            except ValueError as error:
+                raise ValueError(f"The LRN in '{os.fspath(init)}' cannot start this training: {error}") from error
         if lrn.config != network:
             raise ValueError(
-                f"The LRN in '{os.fspath(init)}' is not that of preset '{preset}' with {network.num_landmarks} "
-                f"landmarks: {lrn.config} there, {network} here. Take weights of the same preset and landmarks."
+                f"The LRN in '{os.fspath(init)}' is not that of preset '{preset}': {lrn.config} there, {network} "
+                "here. Take weights of the same preset."
             )
     objective = CascadeObjective(lrn, start, iterations, jitter, visited)
     notes = {

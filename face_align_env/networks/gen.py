@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from face_align_env.crops import CROP_SIZE
-from face_align_env.landmarks import get_scheme
-from face_align_env.networks.weights import rebuild, save_weights
+from face_align_env.landmarks import get_scheme, means_of_points
+from face_align_env.networks.weights import output_for, rebuild, save_weights
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,20 @@ class GEN(nn.Module):
             target.weight.copy_(convolution.weight * scale[:, None, None, None])
             target.bias.copy_(norm.bias - scale * norm.running_mean)
         return plain
+
+    @torch.no_grad()
+    def for_landmarks(self, num_landmarks: int) -> GEN:
+        """The same function for a scheme whose points are means of this one's: its shapes are those means, to rounding.
+
+        :param num_landmarks: K of that scheme
+        :return: a network of its own on the same device
+        :raises ValueError: there is no such mean: see :func:`~face_align_env.landmarks.means_of_points`
+        """
+        means = torch.from_numpy(means_of_points(self.num_landmarks, num_landmarks)).to(self.mean_shape.device)
+        other = GEN(replace(self.config, num_landmarks=num_landmarks), means @ self.mean_shape).to(means.device)
+        other.features.load_state_dict(self.features.state_dict())
+        other.head.load_state_dict(output_for(means, self.head.state_dict(), str(len(self.head) - 1)))
+        return other.train(self.training)
 
     def save(self, path: str | os.PathLike[str], notes: dict[str, Any] | None = None, half: bool = False) -> None:
         """Write the weights; see :func:`~face_align_env.networks.weights.save_weights`."""

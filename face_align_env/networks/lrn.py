@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from face_align_env.crops import CROP_SIZE
-from face_align_env.landmarks import get_scheme
+from face_align_env.landmarks import get_scheme, means_of_points
 from face_align_env.mdp import DEFAULT_ACTION_LIMIT, HISTORY_SIZE
 from face_align_env.networks.convolution import PatchConv2d, PixelConv2d
-from face_align_env.networks.weights import rebuild, save_weights
+from face_align_env.networks.weights import output_for, rebuild, save_weights
 from face_align_env.patches import PATCH_SIZE
 
 ConvLayer = tuple[int, int, int, int]
@@ -176,6 +176,29 @@ class LRN(nn.Module):
     def increment(self, next_hidden: Tensor) -> Tensor:
         """(N, 2K) a_t in pixels, from (N, 512) d_{t+1}."""
         return self.config.action_limit * torch.tanh(self.action(next_hidden).float())
+
+    @torch.no_grad()
+    def for_landmarks(self, num_landmarks: int) -> LRN:
+        """A start for training on a scheme whose points are means of this one's.
+
+        The encoder, what d_t carries on and a_t's dependence on it are taken over. What d_{t+1} takes from a patch is
+        the same where the point is one of this scheme's, and the mean where it is a mean of several; the patches of all
+        other points are missing. So this is not the same function, and has to be trained.
+
+        :param num_landmarks: K of that scheme
+        :return: a network of its own on the same device
+        :raises ValueError: there is no such mean: see :func:`~face_align_env.landmarks.means_of_points`
+        """
+        weight = self.trunk.recurrent.weight
+        means = torch.from_numpy(means_of_points(self.num_landmarks, num_landmarks)).to(weight.device)
+        other = LRN(replace(self.config, num_landmarks=num_landmarks)).to(weight.device)
+        other.trunk.encoder.load_state_dict(self.trunk.encoder.state_dict())
+        codes = weight.size(1) - self.config.hidden
+        of_patches = torch.einsum("hkf,jk->hjf", weight[:, :codes].unflatten(1, (self.num_landmarks, -1)), means)
+        other.trunk.recurrent.weight.copy_(torch.cat([of_patches.flatten(1), weight[:, codes:]], dim=1))
+        other.trunk.recurrent.bias.copy_(self.trunk.recurrent.bias)
+        other.action.load_state_dict(output_for(means, self.action.state_dict()))
+        return other.train(self.training)
 
     def save(self, path: str | os.PathLike[str], notes: dict[str, Any] | None = None, half: bool = False) -> None:
         """Write the weights; see :func:`~face_align_env.networks.weights.save_weights`."""

@@ -199,6 +199,20 @@ def _shape(tensors: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
     return tuple(tensors[key].shape) if key in tensors else None
 
 
+def output_for(means: Tensor, state: Mapping[str, Tensor], layer: str = "") -> dict[str, Tensor]:
+    """A state whose last linear layer gives means of the points that it gave.
+
+    :param means: (J, K) weights, of :func:`~face_align_env.landmarks.means_of_points`
+    :param state: of a module whose layer ``layer`` gives (2K,) coordinates, [x_1, y_1, ..., x_K, y_K]
+    :param layer: name of that layer in the state; empty: the module is the layer
+    :return: the state with a layer that gives (2J,)
+    """
+    prefix = f"{layer}." if layer else ""
+    both = torch.kron(means, torch.eye(2, device=means.device))  # x and y alike
+    changed = {name: both @ state[name] for name in (f"{prefix}weight", f"{prefix}bias")}
+    return {**state, **changed}
+
+
 def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

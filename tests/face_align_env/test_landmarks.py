@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from face_align_env.landmarks import SCHEMES, get_scheme, to_19_points
+from face_align_env.landmarks import SCHEMES, get_scheme, means_of_points, to_19_points
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda scheme: scheme.name)
 
@@ -89,3 +89,12 @@ def test_19_points_of_a_mirrored_face_are_the_mirrored_19_points():
 def test_19_points_need_68():
     with pytest.raises(ValueError, match=r"Expected \(\.\.\., 68, 2\) landmarks, got \(29, 2\)"):
         to_19_points(np.zeros((29, 2), dtype=np.float32))
+
+
+def test_the_weights_of_those_means():
+    shapes = np.random.default_rng(2).normal(size=(5, 68, 2)).astype(np.float32)
+    np.testing.assert_allclose(means_of_points(68, 19) @ shapes, to_19_points(shapes), atol=1e-6)
+    np.testing.assert_array_equal(means_of_points(29, 29), np.eye(29))
+    for source, target in ((19, 68), (68, 29), (29, 19)):
+        with pytest.raises(ValueError, match=f"{target} landmarks cannot be had from {source}, only 19 from 68"):
+            means_of_points(source, target)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from face_align_env.landmarks import to_19_points
 from face_align_env.mdp import HISTORY_SIZE, transition
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
@@ -122,6 +123,19 @@ def test_a_folded_network_survives_its_file(tmp_path: Path) -> None:
     torch.testing.assert_close(GEN.load(tmp_path / "gen.safetensors").eval()(crops), folded(crops), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_gen_gives_the_19_points_of_its_68(batch_norm: bool) -> None:
+    gen, crops = micro_gen(batch_norm=batch_norm), images(3, 256, 256, 3)
+    other = gen.for_landmarks(19)
+    assert other.config.num_landmarks == 19
+    assert not other.training
+    np.testing.assert_allclose(
+        other(crops).detach().numpy(), to_19_points(gen(crops).detach().numpy()), rtol=0, atol=1e-3
+    )
+    with pytest.raises(ValueError, match="29 landmarks cannot be had from 68"):
+        gen.for_landmarks(29)
+
+
 def test_gen_paper_preset_is_table_1() -> None:
     with torch.device("meta"):
         gen = GEN(gen_network.preset("paper", 68))
@@ -173,6 +187,27 @@ def test_a_network_that_cannot_be_is_an_error(make: object, message: str) -> Non
 
 
 # -- LRN ---------------------------------------------------------------------------------------------------------------
+
+
+def test_lrn_of_68_points_starts_one_of_19() -> None:
+    lrn, chin, before = micro_lrn(gain=30), 8, history(2)
+    patches = torch.zeros(2, 68, 30, 30, 3, dtype=torch.uint8)
+    patches[:, chin] = images(2, 30, 30, 3)  # alone, so that no other point's patch is missed
+    with torch.no_grad():  # an encoder that gives nothing for a black patch
+        for layer in lrn.trunk.encoder:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.weight.abs_()
+                nn.init.zeros_(layer.bias)
+    other = lrn.for_landmarks(19)
+    fewer = torch.zeros(2, 19, 30, 30, 3, dtype=torch.uint8)
+    fewer[:, 18] = patches[:, chin]
+    torch.testing.assert_close(other.trunk(fewer, before), lrn.trunk(patches, before))
+    moves = lrn.trunk(patches, before) @ lrn.action.weight.T
+    means = to_19_points(moves.detach().view(2, 68, 2).numpy())
+    fewer_moves = other.trunk(fewer, before) @ other.action.weight.T
+    np.testing.assert_allclose(fewer_moves.detach().view(2, 19, 2).numpy(), means, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="68 landmarks cannot be had from 19"):
+        other.for_landmarks(68)
 
 
 @pytest.mark.parametrize("gain", [1.0, 1e4], ids=["fresh", "saturated"])

@@ -94,8 +94,22 @@ def test_lrn_is_fine_tuned_from_given_weights(faces: FacesOnDevice, tmp_path: Pa
     with pytest.raises(ValueError, match=r"init_sha256: .* before, None now"):
         pretrain_lrn(faces, "micro", still, tmp_path / "tuned", fabric, None, iterations=1)
     LRN(LRNConfig(encoder=((4, 10, 10, 1),), bottleneck=8)).save(older)
-    with pytest.raises(ValueError, match="is not that of preset 'micro' with 68 landmarks"):
+    with pytest.raises(ValueError, match="is not that of preset 'micro'"):
         pretrain_lrn(faces, "micro", still, tmp_path / "wider", fabric, None, iterations=1, init=older)
+    LRN(lrn_network.preset("micro", 19)).save(older)
+    with pytest.raises(ValueError, match=r"older\.safetensors' cannot start this training: 68 landmarks cannot be had"):
+        pretrain_lrn(faces, "micro", still, tmp_path / "fewer", fabric, None, iterations=1, init=older)
+
+
+def test_lrn_of_68_landmarks_starts_that_of_19(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(lrn_network.PRESETS, "micro", LRNConfig(encoder=((4, 10, 10, 1),), bottleneck=4))
+    older = LRN(lrn_network.preset("micro", 68))
+    older.save(tmp_path / "older.safetensors")
+    still, few = replace(CONFIG, learning_rate=1e-12), FacesOnDevice(Data("synthetic", None, 19, {"size": 8}), "cpu")
+    pretrain_lrn(few, "micro", still, tmp_path, make_fabric("cpu"), None, 1, init=tmp_path / "older.safetensors")
+    expected = older.for_landmarks(19).state_dict()
+    for name, tensor in load_weights(tmp_path / "weights.safetensors", "lrn")[1].items():
+        torch.testing.assert_close(tensor, expected[name])
 
 
 def test_networks_of_a_release_are_found_by_its_name(

@@ -139,8 +139,11 @@ def test_a_run_takes_over_a_gen(here: Path) -> None:
     taken = GEN.load(here / "runs" / "taken" / "gen" / "weights.safetensors")
     for tensor, expected in zip(taken.state_dict().values(), gen.state_dict().values(), strict=True):
         torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
+    call(*words, "--name", "fewer", "--landmarks", "19", "--gen", "gen.safetensors")
+    taken = GEN.load(here / "runs" / "fewer" / "gen" / "weights.safetensors")
+    torch.testing.assert_close(taken.mean_shape, torch.full((19, 2), 128.0))
     message = fail(*words, "--name", "wrong", "--gen", "other.safetensors")
-    assert "predicts 29 landmarks, the dataset has 68" in message
+    assert "predicts 29 landmarks, the dataset has 68, and 68 landmarks cannot be had from 29" in message
 
 
 def test_a_run_does_all_of_it_and_goes_on_where_it_stopped(
