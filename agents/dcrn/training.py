@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -49,8 +50,10 @@ class _Checkpoints(BaseCallback):
         self._bar: Progress | None = None
 
     def _on_training_start(self) -> None:
-        self._saved_at = self.num_timesteps
-        self._bar = Progress(total=self.total, initial=self.num_timesteps, desc="DCRN", unit="step")
+        begun, together = self.num_timesteps, self.training_env.num_envs
+        self._saved_at = begun
+        end = begun + math.ceil((self.total - begun) / together) * together  # all faces take the last step
+        self._bar = Progress(total=end, initial=begun, desc="DCRN", unit="step")
 
     def _on_rollout_start(self) -> None:
         # Between two steps: the last transition is stored and learned from, and the next is not begun.

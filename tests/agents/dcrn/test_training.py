@@ -68,6 +68,14 @@ def test_it_writes_model_weights_and_curves(train: Any, tmp_path: Path) -> None:
     assert not torch.equal(lrn.action.weight, changed), "it has learned"
 
 
+@pytest.mark.parametrize("begun", [0, 6])
+def test_its_progress_ends_where_it_ends(train: Any, capsys: pytest.CaptureFixture[str], begun: int) -> None:
+    if begun:
+        train(begun)
+    train(9)  # two faces at once: ten steps
+    assert "DCRN: 10 of 10" in capsys.readouterr().err
+
+
 class KilledError(Exception):
     pass
 
