@@ -31,6 +31,7 @@ from face_align_env.released import (
     TrainingData,
     find_release,
     load_networks,
+    released_names,
 )
 
 Network = GEN | LRN | ErrorHead
@@ -187,6 +188,10 @@ def describe_recipe(config: RunConfig) -> str:
     trained = f"GEN '{chosen.gen}', {gen.epochs} epochs with Eq. 1"
     if config.gen is not None:
         trained = f"GEN '{chosen.gen}', taken from {Path(config.gen).name}"
+    elif config.gen_init is not None:
+        trained += f", fine-tuned from {Path(config.gen_init).name}"
+    if config.gen_learning_rate is not None:
+        trained += f" at a learning rate of {gen.learning_rate:g}"
     batches = "" if config.lrn_batch_size is None else f" in batches of {lrn.batch_size}"
     rate = "" if config.lrn_learning_rate is None else f" at a learning rate of {lrn.learning_rate:g}"
     tuned = f"LRN was fine-tuned from {Path(config.lrn_init).name}. " if config.lrn_init else ""
@@ -209,9 +214,14 @@ def describe_command(config: RunConfig, train: FaceDataset) -> str:
     """The command line that makes such a run; of the data's folder it says only that there is one."""
     root = None if all(part.generated for part in train.parts) else f"path/to/{config.data.dataset}"
     alpha_2 = None if config.alpha_2 == train.alpha_2 else config.alpha_2
-    gen, init = (None if path is None else f"path/to/{Path(path).name}" for path in (config.gen, config.lrn_init))
-    config = replace(config, data=replace(config.data, root=root), alpha_2=alpha_2, gen=gen, lrn_init=init)
+    networks = {name: _without_folder(getattr(config, name)) for name in ("gen", "gen_init", "lrn_init")}
+    config = replace(config, data=replace(config.data, root=root), alpha_2=alpha_2, **networks)
     return shlex.join(["face-align", "run", *config.arguments(always={"dataset"})])
+
+
+def _without_folder(weights: str | None) -> str | None:
+    """Weights as a card names them: a release by its name, a file without saying where it lies here."""
+    return weights if weights is None or weights in released_names() else f"path/to/{Path(weights).name}"
 
 
 def describe_license(train: FaceDataset) -> str:

@@ -35,7 +35,7 @@ _SOURCES = {
     "faces": "other faces",
     "gen": "another GEN",
     "policy": "another pretrained policy",
-    "init": "another --lrn-init",
+    "init": "other weights (--gen-init, --lrn-init)",
     "taken_from": "another --gen",
 }
 
@@ -188,6 +188,8 @@ class _Work:
         sources = {"gen": self.place.gen} if stage.needs else {}
         if stage.name == "gen" and self.config.gen is not None:
             sources["taken_from"] = weights_file(self.config.gen)
+        elif stage.name == "gen" and self.config.gen_init is not None:
+            sources["init"] = weights_file(self.config.gen_init)
         elif stage.name == "dcrn":
             sources["policy"] = self.place.policy
             if "normalizer" in (self.config.environment or {}):
@@ -224,7 +226,7 @@ class _Work:
             return
         networks = recipe(config.preset).gen
         watch = self._watch("gen")
-        pretrain_gen(self.faces, networks, config.gen_training, into, self.fabric, config.views, watch)
+        pretrain_gen(self.faces, networks, config.gen_training, into, self.fabric, config.views, config.gen_init, watch)
 
     def _watch(self, name: str) -> Watch | None:
         return None if self.watch is None else partial(self.watch, name)

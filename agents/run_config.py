@@ -26,10 +26,12 @@ class RunConfig(DCRNTraining):
     :param precision: of the supervised training: 32-true, bf16-mixed or 16-mixed; default: bf16-mixed on CUDA, else
         32-true
     :param gen_epochs: passes over the faces that train GEN; default: the recipe's
+    :param gen_learning_rate: Adam's for GEN, at its highest; default: the recipe's
     :param lrn_epochs: passes over the faces that train each LRN; default: the recipe's
     :param lrn_batch_size: faces a step of LRN's training; default: the recipe's
     :param lrn_learning_rate: Adam's for LRN, at its highest; default: the recipe's
     :param gen: weights of a GEN, or the name of a release, taken over instead of training one; default: train one
+    :param gen_init: weights of a GEN, or the name of a release, that GEN is fine-tuned from; default: fresh weights
     :param jitter: how GEN's x_0 is moved for the cascades as KEY=VALUE (shift=0, scale, rotation); repeat for more
     :param visited: faces that GEN's cascades roll forward before the trained iterations, as KEY=VALUE (share=0.6,
         depth=8); repeat for more. share=0: none
@@ -40,10 +42,12 @@ class RunConfig(DCRNTraining):
     preset: str = setting("compact")
     precision: str | None = setting(choices=PRECISIONS)
     gen_epochs: int | None = setting(least=1)
+    gen_learning_rate: float | None = setting(above=0)
     lrn_epochs: int | None = setting(least=1)
     lrn_batch_size: int | None = setting(least=1)
     lrn_learning_rate: float | None = setting(above=0)
     gen: str | None = setting()
+    gen_init: str | None = setting()
     jitter: dict[str, float] | None = setting()
     visited: dict[str, float] | None = setting()
     lrn_init: str | None = setting()
@@ -61,7 +65,9 @@ class RunConfig(DCRNTraining):
     @property
     def gen_training(self) -> TrainingConfig:
         """How GEN is trained."""
-        return recipe(self.preset).gen_training.changed(seed=self.seed, epochs=self.gen_epochs)
+        return recipe(self.preset).gen_training.changed(
+            seed=self.seed, epochs=self.gen_epochs, learning_rate=self.gen_learning_rate
+        )
 
     @property
     def lrn_training(self) -> TrainingConfig:
@@ -78,8 +84,9 @@ class RunConfig(DCRNTraining):
         super().check()
         make_jitter(self)
         make_visited(self)
-        if self.gen is not None and self.gen_epochs is not None:
-            self.refuse("gen_epochs", "trains a GEN, and with --gen one is taken over.")
+        for name in ("gen_epochs", "gen_learning_rate", "gen_init"):
+            if self.gen is not None and getattr(self, name) is not None:
+                self.refuse(name, "is of GEN's training, and with --gen one is taken over.")
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> RunConfig:

@@ -192,6 +192,8 @@ class GENTraining(Settings):
     :param augmentation: range of the random views as KEY=VALUE (rotation=40, blur=0); repeat for more
     :param precision: 32-true, bf16-mixed or 16-mixed; default: bf16-mixed on CUDA, else 32-true
     :param seed: seed of everything random
+    :param init: weights of the same kind of network, or the name of a release, that the training starts from
+        (fine-tuning), of the same landmarks or of some that contain them; default: fresh ones
     """
 
     title: ClassVar[str] = "Training"
@@ -204,6 +206,7 @@ class GENTraining(Settings):
     augmentation: dict[str, float] | None = setting()
     precision: str | None = setting(choices=PRECISIONS)
     seed: int = setting(0, least=0)
+    init: str | None = setting()
 
     @property
     def views(self) -> Augmentation:
@@ -234,14 +237,12 @@ class LRNTraining(GENTraining):
     :param jitter: how GEN's x_0 is moved as KEY=VALUE (shift=0, scale, rotation); repeat for more
     :param visited: faces that are rolled forward before the trained iterations, as KEY=VALUE (share=0.6, depth=8);
         repeat for more. share=0: none. Default: those of a cascade that starts from GEN
-    :param init: weights of an LRN, or the name of a release, that the cascade is fine-tuned from; default: fresh ones
     """
 
     start: str = setting("gen", flag="--from", choices=("gen", "mean"))
     iterations: int = setting(8, least=1)
     jitter: dict[str, float] | None = setting()
     visited: dict[str, float] | None = setting()
-    init: str | None = setting()
 
     @property
     def start_jitter(self) -> StartJitter:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -29,6 +29,8 @@ from face_align_env.released import weights_file
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+NetworkT = TypeVar("NetworkT", GEN, LRN)
 
 
 class FacesOnDevice:
@@ -66,18 +68,29 @@ def pretrain_gen(
     folder: str | os.PathLike[str],
     fabric: Fabric,
     augmentation: Augmentation | None = None,
+    init: str | os.PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> float:
     """Train GEN by Eq. 1; its weights are ``folder/weights.safetensors``.
 
+    :param init: weights of a GEN, a file or the name of a release, which the training starts from (fine-tuning), of the
+        same landmarks or of some that contain them; None: fresh ones
     :param watch: is told each measurement on the test split
     :return: NME on the test split, a fraction
     """
     train = faces("train", gen_network.PRESETS[preset].input_size)
     torch.manual_seed(config.seed)
     prepared = train.prepared
-    gen = GEN(gen_network.preset(preset, prepared.scheme.num_landmarks), prepared.mean_shape())
-    notes = {"dataset": prepared.dataset.name, "preset": preset, "epochs": config.epochs, "seed": config.seed}
+    network = gen_network.preset(preset, prepared.scheme.num_landmarks)
+    init = None if init is None else weights_file(init)
+    gen = GEN(network, prepared.mean_shape()) if init is None else _fine_tuned(GEN.load(init), network, init, preset)
+    notes = {
+        "dataset": prepared.dataset.name,
+        "preset": preset,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "init_sha256": None if init is None else file_digest(init),
+    }
     test = faces("test", gen.config.input_size)
     views = augmentation or Augmentation()
     with _owned(folder, fabric):
@@ -133,19 +146,7 @@ def pretrain_lrn(
             )
     if visited is not None and visited.share == 0:
         visited = None
-    lrn = LRN(network)
-    if init is not None:
-        lrn = LRN.load(init)
-        if lrn.num_landmarks != network.num_landmarks:
-            try:
-                lrn = lrn.for_landmarks(network.num_landmarks)
-            except ValueError as error:
-                raise ValueError(f"The LRN in '{os.fspath(init)}' cannot start this training: {error}") from error
-        if lrn.config != network:
-            raise ValueError(
-                f"The LRN in '{os.fspath(init)}' is not that of preset '{preset}': {lrn.config} there, {network} "
-                "here. Take weights of the same preset."
-            )
+    lrn = LRN(network) if init is None else _fine_tuned(LRN.load(init), network, init, preset)
     objective = CascadeObjective(lrn, start, iterations, jitter, visited)
     notes = {
         "dataset": prepared.dataset.name,
@@ -164,6 +165,27 @@ def pretrain_lrn(
     test = faces("test", CROP_SIZE)
     with _owned(folder, fabric):
         return fit(objective, train, test, config, augmentation or Augmentation(), folder, fabric, notes, title, watch)
+
+
+def _fine_tuned(network: NetworkT, config: Any, path: str | os.PathLike[str], preset: str) -> NetworkT:
+    """A network that a training starts from, for the training's landmarks.
+
+    :param network: of the file
+    :param config: the training's own
+    :raises ValueError: it is of another preset, or of landmarks that do not contain the training's
+    """
+    what = f"The {type(network).__name__} in '{os.fspath(path)}'"
+    if network.num_landmarks != config.num_landmarks:
+        try:
+            network = network.for_landmarks(config.num_landmarks)  # type: ignore[assignment]
+        except ValueError as error:
+            raise ValueError(f"{what} cannot start this training: {error}") from error
+    if network.config != config:
+        raise ValueError(
+            f"{what} is not that of preset '{preset}': {network.config} there, {config} here. Take weights of the same "
+            "preset."
+        )
+    return network
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def pretrain_gen(
     chosen, fabric, faces = _start(settings, device, devices, num_nodes)
     config = settings.training(chosen.gen_training)
     announce(f"GEN ({chosen.gen}), {_on(settings, faces)}, {config}, on {fabric.device}")
-    error = stages.pretrain_gen(faces, chosen.gen, config, output, fabric, settings.views)
+    error = stages.pretrain_gen(faces, chosen.gen, config, output, fabric, settings.views, settings.init)
     _report(error, output / WEIGHTS, as_json and fabric.global_rank == 0)
 
 

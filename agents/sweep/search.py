@@ -95,7 +95,7 @@ def _absolute(config: RunConfig) -> RunConfig:
     data = config.data
     if data.root is not None:
         config = replace(config, data=replace(data, root=os.path.abspath(data.root)))
-    for name in ("gen", "lrn_init"):
+    for name in ("gen", "gen_init", "lrn_init"):
         path = getattr(config, name)
         if path is not None and Path(path).exists():  # otherwise it is the name of a release
             config = replace(config, **{name: os.path.abspath(path)})

@@ -145,6 +145,17 @@ def test_a_gen_that_was_taken_over_is_on_the_card() -> None:
         replace(CONFIG, gen="older.safetensors").check()
 
 
+def test_a_gen_that_was_fine_tuned_is_on_the_card() -> None:
+    config = replace(CONFIG, gen_init="300w-68", gen_learning_rate=2e-4, lrn_init="300w-68")
+    words = describe_command(config, load_dataset("synthetic", "train", None, 29, size=12))
+    networks = "--gen-init 300w-68 --lrn-init 300w-68"
+    assert words.endswith(f"--preset tiny --gen-epochs 3 --gen-learning-rate 0.0002 {networks}")
+    assert describe_recipe(config).startswith(
+        "GEN 'tiny', 3 epochs with Eq. 1, fine-tuned from 300w-68 at a learning rate of 0.0002; LRN 'tiny', "
+    )
+    assert (config.gen_training.epochs, config.gen_training.learning_rate) == (3, 2e-4)
+
+
 def test_what_the_caller_says_is_on_the_card(run_folder: Path, tmp_path: Path) -> None:
     texts = {"command": "make it so", "intended_use": "none", "not_trained_on": "you"}
     card = make_release(run_folder, "synthetic-29", tmp_path / "weights", **texts).card

@@ -101,6 +101,23 @@ def test_lrn_is_fine_tuned_from_given_weights(faces: FacesOnDevice, tmp_path: Pa
         pretrain_lrn(faces, "micro", still, tmp_path / "fewer", fabric, None, iterations=1, init=older)
 
 
+def test_gen_is_fine_tuned_from_given_weights(faces: FacesOnDevice, tmp_path: Path) -> None:
+    fabric, older = make_fabric("cpu"), tmp_path / "older.safetensors"
+    before = GEN(gen_network.preset("micro", 68), torch.full((68, 2), 111.0))
+    before.save(older)
+    still = replace(CONFIG, learning_rate=1e-12)
+    pretrain_gen(faces, "micro", still, tmp_path / "tuned", fabric, init=older)
+    _, weights, notes = load_weights(tmp_path / "tuned" / "weights.safetensors", "gen")
+    for name, tensor in before.state_dict().items():
+        torch.testing.assert_close(weights[name], tensor)
+    assert notes["init_sha256"] == file_digest(older)
+    with pytest.raises(ValueError, match=r"init_sha256: .* before, None now"):
+        pretrain_gen(faces, "micro", still, tmp_path / "tuned", fabric)
+    GEN(replace(before.config, hidden=8), before.mean_shape).save(older)
+    with pytest.raises(ValueError, match=r"The GEN in '.*' is not that of preset 'micro'"):
+        pretrain_gen(faces, "micro", still, tmp_path / "narrower", fabric, init=older)
+
+
 def test_lrn_of_68_landmarks_starts_that_of_19(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(lrn_network.PRESETS, "micro", LRNConfig(encoder=((4, 10, 10, 1),), bottleneck=4))
     older = LRN(lrn_network.preset("micro", 68))

@@ -146,6 +146,20 @@ def test_a_run_takes_over_a_gen(here: Path) -> None:
     assert "predicts 29 landmarks, the dataset has 68, and 68 landmarks cannot be had from 29" in message
 
 
+def test_a_run_fine_tunes_a_gen(here: Path) -> None:
+    GEN(GENConfig(68, 16, 4, 16), torch.full((68, 2), 128.0)).save(here / "gen.safetensors")
+    words = ("run", "--preset", "micro", "--option", "size=8", "--stage", "gen", "--device", "cpu", "--name", "tuned",
+             "--gen-init", "gen.safetensors", "--gen-epochs", "1", "--gen-learning-rate", "1e-12")  # fmt: skip
+    call(*words)
+    tuned = GEN.load(here / "runs" / "tuned" / "gen" / "weights.safetensors").state_dict()
+    for name, tensor in GEN.load(here / "gen.safetensors").state_dict().items():
+        torch.testing.assert_close(tuned[name], tensor)
+    call(*words)
+    GEN(GENConfig(68, 16, 4, 16), torch.full((68, 2), 120.0)).save(here / "gen.safetensors")
+    assert "has learnt from other weights (--gen-init, --lrn-init) than there is now" in fail(*words)
+    assert "is of GEN's training, and with --gen one is taken over" in fail(*words, "--gen", "300w-68", status=2)
+
+
 def test_a_run_does_all_of_it_and_goes_on_where_it_stopped(
     here: Path,
 ) -> None:
@@ -252,6 +266,9 @@ def test_ranges_of_the_training_are_options(here: Path) -> None:
     assert (settings["augmentation"]["rotation"], settings["augmentation"]["blur"]) == (3, 3.0)
     assert settings["batch_size"] == 2
     weights = "gen/weights.safetensors"
+    call("pretrain", "gen", *common, "--init", weights, "--output", "gen-tuned")
+    settings = load_checkpoint(here / "gen-tuned" / CHECKPOINT)["identity"]
+    assert settings["init_sha256"] == file_digest(here / weights)
     chosen = ("--jitter", "shift=0", "--visited", "depth=2", "--iterations", "1")
     call("pretrain", "lrn", *common, "--gen", weights, *chosen, "--output", "lrn")
     settings = load_checkpoint(here / "lrn" / CHECKPOINT)["identity"]
