@@ -214,8 +214,9 @@ def describe_command(config: RunConfig, train: FaceDataset) -> str:
     """The command line that makes such a run; of the data's folder it says only that there is one."""
     root = None if all(part.generated for part in train.parts) else f"path/to/{config.data.dataset}"
     alpha_2 = None if config.alpha_2 == train.alpha_2 else config.alpha_2
-    networks = {name: _without_folder(getattr(config, name)) for name in ("gen", "gen_init", "lrn_init")}
-    config = replace(config, data=replace(config.data, root=root), alpha_2=alpha_2, **networks)
+    gen, gen_init, lrn_init = (_without_folder(path) for path in (config.gen, config.gen_init, config.lrn_init))
+    config = replace(config, gen=gen, gen_init=gen_init, lrn_init=lrn_init)
+    config = replace(config, data=replace(config.data, root=root), alpha_2=alpha_2)
     return shlex.join(["face-align", "run", *config.arguments(always={"dataset"})])
 
 

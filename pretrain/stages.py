@@ -177,7 +177,7 @@ def _fine_tuned(network: NetworkT, config: Any, path: str | os.PathLike[str], pr
     what = f"The {type(network).__name__} in '{os.fspath(path)}'"
     if network.num_landmarks != config.num_landmarks:
         try:
-            network = network.for_landmarks(config.num_landmarks)  # type: ignore[assignment]
+            network = network.for_landmarks(config.num_landmarks)
         except ValueError as error:
             raise ValueError(f"{what} cannot start this training: {error}") from error
     if network.config != config:

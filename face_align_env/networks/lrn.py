@@ -194,7 +194,7 @@ class LRN(nn.Module):
         other = LRN(replace(self.config, num_landmarks=num_landmarks)).to(weight.device)
         other.trunk.encoder.load_state_dict(self.trunk.encoder.state_dict())
         codes = weight.size(1) - self.config.hidden
-        of_patches = torch.einsum("hkf,jk->hjf", weight[:, :codes].unflatten(1, (self.num_landmarks, -1)), means)
+        of_patches = torch.einsum("hkf,jk->hjf", weight[:, :codes].reshape(len(weight), self.num_landmarks, -1), means)
         other.trunk.recurrent.weight.copy_(torch.cat([of_patches.flatten(1), weight[:, codes:]], dim=1))
         other.trunk.recurrent.bias.copy_(self.trunk.recurrent.bias)
         other.action.load_state_dict(output_for(means, self.action.state_dict()))
