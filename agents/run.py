@@ -19,12 +19,13 @@ from face_align_env.datasets import load_dataset
 from face_align_env.files import locked_folder
 from face_align_env.keywords import check_keywords, make_task
 from face_align_env.networks.gen import GEN
+from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import faces_digest
 from face_align_env.pretrain.loop import Watch, make_fabric
 from face_align_env.pretrain.recipes import recipe
 from face_align_env.pretrain.settings import SettingError
-from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn
+from face_align_env.pretrain.stages import FacesOnDevice, begun, pretrain_gen, pretrain_lrn
 from face_align_env.released import weights_file
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def _prepared(
     wanted = stages_of(stages, place)
     config = checked(config)
     fabric = make_fabric(device, config.precision)
-    return _Work(config, place, fabric, FacesOnDevice(config.data, fabric.device), watch), wanted
+    work = _Work(config, place, fabric, FacesOnDevice(config.data, fabric.device), watch)
+    work.look_at_networks([stage for stage in wanted if not place.weights(stage.name).is_file()])
+    return work, wanted
 
 
 def checked(config: RunConfig) -> RunConfig:
@@ -154,6 +157,23 @@ class _Work:
             f"{train.scheme.num_landmarks} landmarks, preset {config.preset}, seed {config.seed}, "
             f"on {self.fabric.device}."
         )
+
+    def look_at_networks(self, stages: Sequence[Stage]) -> None:
+        """Whether these stages can begin with the networks that the configuration names.
+
+        :raises FileNotFoundError, WeightsError, ValueError: one is not there, or does not fit
+        """
+        config, networks = self.config, recipe(self.config.preset)
+        names = {stage.name for stage in stages}
+        if not (config.gen or config.gen_init or config.lrn_init):
+            return
+        num_landmarks = self.faces.prepared("train").scheme.num_landmarks
+        if config.gen is not None and "gen" in names:
+            gen_of(config.gen, num_landmarks)
+        if config.gen_init is not None and "gen" in names:
+            begun(GEN, config.gen_init, networks.gen, num_landmarks)
+        if config.lrn_init is not None and any(stage.from_gen for stage in stages if stage.name != "dcrn"):
+            begun(LRN, config.lrn_init, networks.lrn, num_landmarks)
 
     def train_all(self, stages: Sequence[Stage], steps: int, console: Console) -> None:
         """Train what is not complete, in the run's folder, which nobody else works in.
@@ -222,7 +242,8 @@ class _Work:
     def _train_gen(self) -> None:
         config, into = self.config, self.place.stage("gen")
         if config.gen is not None:
-            take_gen(config.gen, self.faces.prepared("train").scheme.num_landmarks, self.place.gen)
+            gen = gen_of(config.gen, self.faces.prepared("train").scheme.num_landmarks)
+            gen.save(self.place.gen, {"taken_from_sha256": file_digest(weights_file(config.gen))})
             return
         networks = recipe(config.preset).gen
         watch = self._watch("gen")
@@ -261,26 +282,24 @@ class _Work:
         )
 
 
-def take_gen(source: str | os.PathLike[str], num_landmarks: int, path: str | os.PathLike[str]) -> None:
-    """Take over a GEN that has been trained elsewhere, on these landmarks or on some that contain them.
+def gen_of(source: str | os.PathLike[str], num_landmarks: int) -> GEN:
+    """A GEN that has been trained elsewhere, on these landmarks or on some that contain them.
 
     :param source: the file of its weights or of a release, or the name of a release
     :param num_landmarks: K of the run's faces
-    :param path: where the run has its GEN's weights
     :raises FileNotFoundError, WeightsError: see :meth:`GEN.load`
     :raises ValueError: it is of a landmark scheme that does not contain the faces' own
     """
-    file = weights_file(source)
-    gen = GEN.load(file)
-    if gen.num_landmarks != num_landmarks:
-        try:
-            gen = gen.for_landmarks(num_landmarks)
-        except ValueError as error:
-            raise ValueError(
-                f"The GEN in '{os.fspath(source)}' predicts {gen.num_landmarks} landmarks, the dataset has "
-                f"{num_landmarks}, and {error} Take one of the same landmarks."
-            ) from error
-    gen.save(path, {"taken_from_sha256": file_digest(file)})
+    gen = GEN.load(weights_file(source))
+    if gen.num_landmarks == num_landmarks:
+        return gen
+    try:
+        return gen.for_landmarks(num_landmarks)
+    except ValueError as error:
+        raise ValueError(
+            f"The GEN in '{os.fspath(source)}' predicts {gen.num_landmarks} landmarks, the dataset has "
+            f"{num_landmarks}, and {error} Take one of the same landmarks."
+        ) from error
 
 
 def stages_of(names: Sequence[str] | None, place: RunFolder) -> tuple[Stage, ...]:

@@ -82,14 +82,13 @@ def pretrain_gen(
     torch.manual_seed(config.seed)
     prepared = train.prepared
     network = gen_network.preset(preset, prepared.scheme.num_landmarks)
-    init = None if init is None else weights_file(init)
-    gen = GEN(network, prepared.mean_shape()) if init is None else _fine_tuned(GEN.load(init), network, init, preset)
+    gen = GEN(network, prepared.mean_shape()) if init is None else begun(GEN, init, preset, network.num_landmarks)
     notes = {
         "dataset": prepared.dataset.name,
         "preset": preset,
         "epochs": config.epochs,
         "seed": config.seed,
-        "init_sha256": None if init is None else file_digest(init),
+        "init_sha256": None if init is None else file_digest(weights_file(init)),
     }
     test = faces("test", gen.config.input_size)
     views = augmentation or Augmentation()
@@ -126,7 +125,7 @@ def pretrain_lrn(
     :param watch: is told each measurement on the test split
     :return: NME on the test split, a fraction
     """
-    gen, init = (None if source is None else weights_file(source) for source in (gen, init))
+    gen = None if gen is None else weights_file(gen)
     train = faces("train", CROP_SIZE)
     torch.manual_seed(config.seed)
     prepared = train.prepared
@@ -146,7 +145,7 @@ def pretrain_lrn(
             )
     if visited is not None and visited.share == 0:
         visited = None
-    lrn = LRN(network) if init is None else _fine_tuned(LRN.load(init), network, init, preset)
+    lrn = LRN(network) if init is None else begun(LRN, init, preset, network.num_landmarks, action_limit)
     objective = CascadeObjective(lrn, start, iterations, jitter, visited)
     notes = {
         "dataset": prepared.dataset.name,
@@ -158,7 +157,7 @@ def pretrain_lrn(
         "iterations": iterations,
         "jitter": None if jitter is None else asdict(jitter),
         "visited": None if visited is None else asdict(visited),
-        "init_sha256": None if init is None else file_digest(init),
+        "init_sha256": None if init is None else file_digest(weights_file(init)),
         "mean_shape": prepared.mean_shape().tolist(),
     }
     title = f"LRN-{iterations}" if gen is None else f"GEN-LRN{iterations}"
@@ -167,22 +166,36 @@ def pretrain_lrn(
         return fit(objective, train, test, config, augmentation or Augmentation(), folder, fabric, notes, title, watch)
 
 
-def _fine_tuned(network: NetworkT, config: Any, path: str | os.PathLike[str], preset: str) -> NetworkT:
-    """A network that a training starts from, for the training's landmarks.
+def begun(
+    kind: type[NetworkT],
+    source: str | os.PathLike[str],
+    preset: str,
+    num_landmarks: int,
+    action_limit: float | None = None,
+) -> NetworkT:
+    """A network that a training starts from (fine-tuning).
 
-    :param network: of the file
-    :param config: the training's own
+    :param kind: GEN or LRN
+    :param source: the file of its weights, or the name of a release
+    :param preset: that the training is of
+    :param num_landmarks: K of the training's faces
+    :param action_limit: of an LRN: the training's bound of an increment, pixels; None: the preset's
+    :raises FileNotFoundError, WeightsError: see :meth:`GEN.load`
     :raises ValueError: it is of another preset, or of landmarks that do not contain the training's
     """
-    what = f"The {type(network).__name__} in '{os.fspath(path)}'"
-    if network.num_landmarks != config.num_landmarks:
+    network = kind.load(weights_file(source))
+    what = f"The {kind.__name__} in '{os.fspath(source)}'"
+    wanted: Any = (gen_network if kind is GEN else lrn_network).preset(preset, num_landmarks)
+    if action_limit is not None:
+        wanted = replace(wanted, action_limit=action_limit)
+    if network.num_landmarks != num_landmarks:
         try:
-            network = network.for_landmarks(config.num_landmarks)
+            network = network.for_landmarks(num_landmarks)
         except ValueError as error:
             raise ValueError(f"{what} cannot start this training: {error}") from error
-    if network.config != config:
+    if network.config != wanted:
         raise ValueError(
-            f"{what} is not that of preset '{preset}': {network.config} there, {config} here. Take weights of the same "
+            f"{what} is not that of preset '{preset}': {network.config} there, {wanted} here. Take weights of the same "
             "preset."
         )
     return network

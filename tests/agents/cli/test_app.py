@@ -25,7 +25,7 @@ from face_align_env.augmentation import Augmentation
 from face_align_env.networks import gen as gen_network
 from face_align_env.networks import lrn as lrn_network
 from face_align_env.networks.gen import GEN, GENConfig
-from face_align_env.networks.lrn import LRNConfig
+from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import FaceSource
 from face_align_env.pretrain import recipes
@@ -158,6 +158,23 @@ def test_a_run_fine_tunes_a_gen(here: Path) -> None:
     GEN(GENConfig(68, 16, 4, 16), torch.full((68, 2), 120.0)).save(here / "gen.safetensors")
     assert "has learnt from other weights (--gen-init, --lrn-init) than there is now" in fail(*words)
     assert "is of GEN's training, and with --gen one is taken over" in fail(*words, "--gen", "300w-68", status=2)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--gen", "The GEN in 'other.safetensors' predicts 29 landmarks, the dataset has 68"),
+        ("--gen-init", "The GEN in 'other.safetensors' cannot start this training: 68 landmarks cannot be had from 29"),
+        ("--lrn-init", "The LRN in 'lrn.safetensors' is not that of preset 'micro'"),
+    ],
+)
+def test_networks_that_do_not_fit_leave_no_folder(here: Path, option: str, message: str) -> None:
+    GEN(GENConfig(29, 16, 4, 16)).save(here / "other.safetensors")
+    LRN(LRNConfig(encoder=((4, 10, 10, 1),), bottleneck=8)).save(here / "lrn.safetensors")
+    file = "lrn.safetensors" if option == "--lrn-init" else "other.safetensors"
+    words = ("run", "--preset", "micro", "--option", "size=8", "--device", "cpu", "--name", "wrong")
+    assert message in fail(*words, option, file)
+    assert not (here / "runs").exists()
 
 
 def test_a_run_does_all_of_it_and_goes_on_where_it_stopped(
