@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -95,8 +94,8 @@ class DCRN(DDPG):
         Stable-Baselines3's own ``DictReplayBuffer`` (11 kB each with ``compact``), else shapes in a
         :class:`FaceReplayBuffer` (6 kB)
     :param batch_size: transitions an update, section 4.2
-    :param precision: of the networks in updates: ``"32-true"``; or ``"bf16-mixed"``, where the layers of actor and
-        critic that take most of the time calculate in bfloat16, and Q does not
+    :param precision: of the networks: ``"32-true"``; or ``"bf16-mixed"``, where a frozen encoder and, in updates, the
+        layers of actor and critic that take most of the time calculate in bfloat16, and Q does not
     :param train_freq: steps of the environment (of all faces together: one) between updates
     :param gradient_steps: updates then; -1: as many as transitions were collected
     :param action_noise: replaces the Gaussian noise of ``noise`` pixels; in units of the scaled action
@@ -256,6 +255,10 @@ class DCRN(DDPG):
             **self.replay_buffer_kwargs,
         )
 
+    def _mixed(self) -> torch.autocast:
+        """Where networks calculate in bfloat16, if :attr:`precision` says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
     def _encoded(self, obs: dict[str, Any]) -> dict[str, Any]:
         """The features of the patches in place of the patches, where the encoder is frozen: it is asked once.
 
@@ -264,7 +267,7 @@ class DCRN(DDPG):
         """
         if not self.policy.freeze_encoder or "patch_features" in obs:
             return obs
-        with torch.inference_mode():
+        with torch.inference_mode(), self._mixed():
             features = self.policy.encode(torch.as_tensor(obs["patches"], device=self.device))
             history = torch.as_tensor(obs["history"]).cpu().numpy()
         return {"patch_features": features.float().cpu().numpy(), "history": history}
@@ -313,8 +316,7 @@ class DCRN(DDPG):
         self._update_learning_rate(policy.actor.optimizer)
         update_learning_rate(policy.critic.optimizer, self.critic_learning_rate)
         losses: dict[str, list[float]] = {"critic_loss": [], "actor_loss": [], "imitation": [], "q": []}
-        dtype = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32
-        mixed = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+        dtype, mixed = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32, self._mixed
         for _ in range(gradient_steps):
             self._n_updates += 1
             data = self.replay_buffer.sample(batch_size)  # type: ignore[union-attr]

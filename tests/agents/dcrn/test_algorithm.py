@@ -329,6 +329,17 @@ def test_updates_in_bfloat16_are_nearly_those_in_float32(toy_vec_env: Any, new_d
     assert not torch.equal(exact, rough)
 
 
+def test_features_in_bfloat16_are_nearly_those_in_float32(toy_env: Any, new_dcrn: NewDCRN) -> None:
+    env = toy_env(True)
+    obs = observe(env, 3)
+    exact, rough = (
+        new_dcrn(env, precision=precision)._encoded(obs)["patch_features"] for precision in ("32-true", "bf16-mixed")
+    )
+    assert exact.dtype == rough.dtype == np.float32
+    np.testing.assert_allclose(rough, exact, rtol=0.03, atol=0.03 * np.abs(exact).max())
+    assert not np.array_equal(rough, exact)
+
+
 def test_q_is_no_bfloat16(toy_env: Any, new_dcrn: NewDCRN) -> None:
     """Whose neighbours of 10 are 0.06 apart, more than most of what a policy can gain."""
     env = toy_env(True)
