@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +21,13 @@ from face_align_env.extras import needs
 from face_align_env.mdp import nme
 from face_align_env.prepared import faces_digest
 from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from face_align_env.pretrain.devices import emulates_bf16, find_device, first_decides, started_by_torchrun
+from face_align_env.pretrain.devices import (
+    emulates_bf16,
+    find_device,
+    first_decides,
+    keep_freed_memory,
+    started_by_torchrun,
+)
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.objectives import Objective
 from face_align_env.pretrain.recipes import TrainingConfig
@@ -36,7 +40,6 @@ with needs("train", "Supervised training"):
 
 CHECKPOINT = "checkpoint.safetensors"
 _OLD_CHECKPOINT = "checkpoint.pt"  # a pickle, of versions before
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # numbers of mallopt(3)
 _LOOK = 10  # steps between looks at loss and gradient: a GPU's queue of work runs empty while they are read
 _MEASUREMENTS = 10  # of the NME on test faces, spread over the training
 _WATCHED = 256  # test faces, at most, that are measured on before the end
@@ -91,18 +94,6 @@ def measure_nme(objective: Objective, faces: DeviceFaces, most: int | None = Non
         errors.append(nme(objective.predict(batch.crops), batch.landmarks, batch.d, batch.counted).cpu())
     objective.train(was_training)
     return float(torch.cat(errors).mean())
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory of freed tensors for the next ones, where glibc's allocator is in use.
-
-    Tensors of more than 32 MB are otherwise handed back to the kernel when they are freed, in every step anew, and
-    their pages are zeroed again when they are first written: on a CPU, a quarter of the time of a step of the cascade.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 class TrainingStep:

@@ -29,7 +29,7 @@ from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest
 from face_align_env.prepared import faces_digest
 from face_align_env.pretrain.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from face_align_env.pretrain.devices import find_device
+from face_align_env.pretrain.devices import find_device, keep_freed_memory
 from face_align_env.pretrain.settings import settle
 from face_align_env.progress import Progress
 from face_align_env.released import weights_file
@@ -202,6 +202,8 @@ def train_dcrn(
     :raises CheckpointError: its checkpoint is damaged, or of an older version
     """
     folder, views = Path(folder), augmentation or Augmentation()
+    if torch.device(find_device(device)).type == "cpu":
+        keep_freed_memory()
     lrn = weights_file(lrn)
     pretrained = LRN.load(lrn)
     with locked_folder(folder), _environment(config, pretrained, views, find_device(device), env_options) as env:

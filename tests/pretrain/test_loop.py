@@ -251,7 +251,7 @@ def test_tensors_of_a_training_step_take_the_memory_of_the_last() -> None:
     """In a process of its own: the setting is the process's. Page faults of a tensor that is made again and again."""
     script = """
 import resource, torch
-from face_align_env.pretrain.loop import keep_freed_memory
+from face_align_env.pretrain.devices import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
