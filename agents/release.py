@@ -215,8 +215,8 @@ def describe_command(config: RunConfig, train: FaceDataset) -> str:
     root = None if all(part.generated for part in train.parts) else f"path/to/{config.data.dataset}"
     alpha_2 = None if config.alpha_2 == train.alpha_2 else config.alpha_2
     gen, gen_init, lrn_init = (_without_folder(path) for path in (config.gen, config.gen_init, config.lrn_init))
-    config = replace(config, gen=gen, gen_init=gen_init, lrn_init=lrn_init)
-    config = replace(config, data=replace(config.data, root=root), alpha_2=alpha_2)
+    data = replace(config.data, root=root)
+    config = replace(config, data=data, alpha_2=alpha_2, gen=gen, gen_init=gen_init, lrn_init=lrn_init)
     return shlex.join(["face-align", "run", *config.arguments(always={"dataset"})])
 
 

@@ -25,7 +25,7 @@ from face_align_env.prepared import faces_digest
 from face_align_env.pretrain.loop import Watch, make_fabric
 from face_align_env.pretrain.recipes import recipe
 from face_align_env.pretrain.settings import SettingError
-from face_align_env.pretrain.stages import FacesOnDevice, begun, pretrain_gen, pretrain_lrn
+from face_align_env.pretrain.stages import FacesOnDevice, pretrain_gen, pretrain_lrn, starting_network
 from face_align_env.released import weights_file
 
 if TYPE_CHECKING:
@@ -164,16 +164,16 @@ class _Work:
         :raises FileNotFoundError, WeightsError, ValueError: one is not there, or does not fit
         """
         config, networks = self.config, recipe(self.config.preset)
-        names = {stage.name for stage in stages}
         if not (config.gen or config.gen_init or config.lrn_init):
             return
         num_landmarks = self.faces.prepared("train").scheme.num_landmarks
-        if config.gen is not None and "gen" in names:
+        names = {stage.name for stage in stages}
+        if "gen" in names and config.gen is not None:
             gen_of(config.gen, num_landmarks)
-        if config.gen_init is not None and "gen" in names:
-            begun(GEN, config.gen_init, networks.gen, num_landmarks)
+        elif "gen" in names and config.gen_init is not None:
+            starting_network(GEN, config.gen_init, networks.gen, num_landmarks)
         if config.lrn_init is not None and any(stage.from_gen for stage in stages if stage.name != "dcrn"):
-            begun(LRN, config.lrn_init, networks.lrn, num_landmarks)
+            starting_network(LRN, config.lrn_init, networks.lrn, num_landmarks)
 
     def train_all(self, stages: Sequence[Stage], steps: int, console: Console) -> None:
         """Train what is not complete, in the run's folder, which nobody else works in.

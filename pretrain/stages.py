@@ -82,7 +82,11 @@ def pretrain_gen(
     torch.manual_seed(config.seed)
     prepared = train.prepared
     network = gen_network.preset(preset, prepared.scheme.num_landmarks)
-    gen = GEN(network, prepared.mean_shape()) if init is None else begun(GEN, init, preset, network.num_landmarks)
+    gen = (
+        GEN(network, prepared.mean_shape())
+        if init is None
+        else starting_network(GEN, init, preset, network.num_landmarks)
+    )
     notes = {
         "dataset": prepared.dataset.name,
         "preset": preset,
@@ -145,7 +149,7 @@ def pretrain_lrn(
             )
     if visited is not None and visited.share == 0:
         visited = None
-    lrn = LRN(network) if init is None else begun(LRN, init, preset, network.num_landmarks, action_limit)
+    lrn = LRN(network) if init is None else starting_network(LRN, init, preset, network.num_landmarks, action_limit)
     objective = CascadeObjective(lrn, start, iterations, jitter, visited)
     notes = {
         "dataset": prepared.dataset.name,
@@ -166,7 +170,7 @@ def pretrain_lrn(
         return fit(objective, train, test, config, augmentation or Augmentation(), folder, fabric, notes, title, watch)
 
 
-def begun(
+def starting_network(
     kind: type[NetworkT],
     source: str | os.PathLike[str],
     preset: str,
@@ -195,8 +199,8 @@ def begun(
             raise ValueError(f"{what} cannot start this training: {error}") from error
     if network.config != wanted:
         raise ValueError(
-            f"{what} is not that of preset '{preset}': {network.config} there, {wanted} here. Take weights of the same "
-            "preset."
+            f"{what} is not that of preset '{preset}' with {num_landmarks} landmarks: {network.config} there, {wanted} "
+            "here. Take weights of the same preset and landmarks."
         )
     return network
 

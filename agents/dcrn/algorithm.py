@@ -316,17 +316,17 @@ class DCRN(DDPG):
         self._update_learning_rate(policy.actor.optimizer)
         update_learning_rate(policy.critic.optimizer, self.critic_learning_rate)
         losses: dict[str, list[float]] = {"critic_loss": [], "actor_loss": [], "imitation": [], "q": []}
-        dtype, mixed = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32, self._mixed
+        dtype = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float32
         for _ in range(gradient_steps):
             self._n_updates += 1
             data = self.replay_buffer.sample(batch_size)  # type: ignore[union-attr]
             obs, next_obs = (_states(each, dtype) for each in (data.observations, data.next_observations))
 
-            with torch.no_grad(), mixed():
+            with torch.no_grad(), self._mixed():
                 next_actions = policy.actor_target(next_obs)
                 next_q = policy.critic_target.q1_forward(next_obs, next_actions)
                 y = data.rewards + (1 - data.dones) * self.gamma * next_q
-            with mixed():
+            with self._mixed():
                 q = policy.critic.q1_forward(obs, data.actions)
             critic_loss = functional.mse_loss(q, y)
             policy.critic.optimizer.zero_grad()
@@ -335,12 +335,12 @@ class DCRN(DDPG):
             losses["critic_loss"].append(critic_loss.item())
 
             if self._n_updates > self.critic_warmup:
-                with mixed():
+                with self._mixed():
                     actions = policy.actor(obs)
                     q = policy.critic.q1_forward(obs, actions)
                 actor_loss = -q.mean()
                 if self.imitation_weight > 0:
-                    with torch.no_grad(), mixed():
+                    with torch.no_grad(), self._mixed():
                         pretrained = policy.reference(obs)
                     deviation = policy.lrn_config.action_limit * (actions - pretrained)[:, :size]
                     imitation = deviation.square().mean()

@@ -201,12 +201,12 @@ def train_dcrn(
     :raises ValueError: the folder holds a training with other settings, networks or faces
     :raises CheckpointError: its checkpoint is damaged, or of an older version
     """
-    folder, views = Path(folder), augmentation or Augmentation()
-    if torch.device(find_device(device)).type == "cpu":
+    folder, views, device = Path(folder), augmentation or Augmentation(), find_device(device)
+    if torch.device(device).type == "cpu":
         keep_freed_memory()
     lrn = weights_file(lrn)
     pretrained = LRN.load(lrn)
-    with locked_folder(folder), _environment(config, pretrained, views, find_device(device), env_options) as env:
+    with locked_folder(folder), _environment(config, pretrained, views, device, env_options) as env:
         settle(folder / SETTINGS, _identity(config, seed, views, lrn, env, env_options))
         model = DCRN(
             env=env,

@@ -94,7 +94,7 @@ def test_lrn_is_fine_tuned_from_given_weights(faces: FacesOnDevice, tmp_path: Pa
     with pytest.raises(ValueError, match=r"init_sha256: .* before, None now"):
         pretrain_lrn(faces, "micro", still, tmp_path / "tuned", fabric, None, iterations=1)
     LRN(LRNConfig(encoder=((4, 10, 10, 1),), bottleneck=8)).save(older)
-    with pytest.raises(ValueError, match="is not that of preset 'micro'"):
+    with pytest.raises(ValueError, match="is not that of preset 'micro' with 68 landmarks"):
         pretrain_lrn(faces, "micro", still, tmp_path / "wider", fabric, None, iterations=1, init=older)
     LRN(lrn_network.preset("micro", 19)).save(older)
     with pytest.raises(ValueError, match=r"older\.safetensors' cannot start this training: 68 landmarks cannot be had"):
