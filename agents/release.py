@@ -194,13 +194,16 @@ def describe_recipe(config: RunConfig) -> str:
         trained += f" at a learning rate of {gen.learning_rate:g}"
     batches = "" if config.lrn_batch_size is None else f" in batches of {lrn.batch_size}"
     rate = "" if config.lrn_learning_rate is None else f" at a learning rate of {lrn.learning_rate:g}"
+    sampled = ""
+    if config.encoder_share < 1:
+        sampled = f"LRN's encoder learnt from {config.encoder_share:.3g} of the patches in a step. "
     tuned = f"LRN was fine-tuned from {Path(config.lrn_init).name}. " if config.lrn_init else ""
     return (
         f"{trained}; LRN '{chosen.lrn}', {lrn.epochs} epochs{batches}{rate} as a cascade that starts from GEN; "
         f"DCRN '{agent.preset}', {agent.timesteps:,} transitions of DDPG. Precision of the "
         f"supervised part: {config.precision or 'default of the device'}. "
         f"{_changed('Random views', config.augmentation)}{_changed('Moves of x_0', config.jitter)}"
-        f"{_changed('Visited states', config.visited)}{tuned}"
+        f"{_changed('Visited states', config.visited)}{sampled}{tuned}"
         "The release has parameters in float16; the metrics were measured before that rounding."
     )
 

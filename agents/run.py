@@ -265,6 +265,7 @@ class _Work:
             config.views,
             jitter=config.start_jitter,
             visited=config.visited_states if stage.from_gen else None,
+            encoder_share=config.encoder_share,
             init=config.lrn_init if stage.from_gen else None,
             watch=self._watch(stage.name),
         )

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from face_align_env.agents.dcrn.config import DCRNTraining
 from face_align_env.files import write_json
-from face_align_env.pretrain.recipes import PRECISIONS, TrainingConfig, check_preset, make_jitter, make_visited, recipe
+from face_align_env.pretrain.recipes import (
+    ENCODER_SHARE,
+    PRECISIONS,
+    TrainingConfig,
+    check_preset,
+    make_jitter,
+    make_visited,
+    recipe,
+)
 from face_align_env.pretrain.settings import require_same, setting
 
 if TYPE_CHECKING:
@@ -35,6 +43,8 @@ class RunConfig(DCRNTraining):
     :param jitter: how GEN's x_0 is moved for the cascades as KEY=VALUE (shift=0, scale, rotation); repeat for more
     :param visited: faces that GEN's cascades roll forward before the trained iterations, as KEY=VALUE (share=0.6,
         depth=8); repeat for more. share=0: none
+    :param encoder_share: of the patches, that LRN's encoder learns from in a step: a fourth of them teaches it as much
+        in half of the time; 1: all
     :param lrn_init: weights of an LRN, or the name of a release, that GEN's cascades are fine-tuned from; default:
         fresh weights
     """
@@ -50,6 +60,7 @@ class RunConfig(DCRNTraining):
     gen_init: str | None = setting()
     jitter: dict[str, float] | None = setting()
     visited: dict[str, float] | None = setting()
+    encoder_share: float = setting(ENCODER_SHARE, above=0, most=1)
     lrn_init: str | None = setting()
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from face_align_env.crops import CROP_SIZE
 from face_align_env.mdp import HISTORY_SIZE, nme
-from face_align_env.networks.cascade import MeanStart, cascade
+from face_align_env.networks.cascade import MeanStart, Regressor, cascade
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.pretrain.faces import Batch
@@ -118,6 +118,47 @@ class VisitedStates:
         return torch.where(rolled, torch.randint(1, int(self.depth) + 1, (num_faces,)), 0)
 
 
+class SampledEncoder:
+    """LRN as it is, of whose patch encoder a step trains with a part of the patches only.
+
+    One encoder serves all landmarks: in a step it sees thousands of patches, whose gradients are much alike, and it is
+    nearly all of the time that an iteration takes. Its backward pass therefore goes through a sample of them, drawn anew
+    in each iteration: as many of each face, at random landmarks. Their gradients are scaled up, so that the expected
+    gradient is that of all patches. All patches count in the forward pass, and the other layers' gradients are exact
+    (patches are cut without gradient, so nothing else comes back through the encoder).
+
+    :param lrn: the network
+    :param share: of the patches that the encoder learns from, above 0 to 1
+    :param part: which part of a minibatch the faces are
+    :param whole: how many faces the minibatch has, for all of which is drawn
+    """
+
+    def __init__(self, lrn: LRN, share: float, part: slice, whole: int) -> None:
+        self._lrn, self._share, self._part, self._whole = lrn, share, part, whole
+
+    def __call__(self, patches: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        """a_t and d_{t+1}, as :class:`LRN` gives them."""
+        next_hidden = self._lrn.trunk.remember(self._encode(patches), history)
+        return self._lrn.increment(next_hidden), next_hidden.float()
+
+    def _encode(self, patches: Tensor) -> Tensor:
+        """(N, K F) features of (N, K, P, P, 3) patches."""
+        encode = self._lrn.trunk.encode
+        num_faces, num_landmarks = patches.shape[:2]
+        order = torch.rand(self._whole, num_landmarks, device=patches.device)[self._part].argsort(dim=1)
+        order += num_landmarks * torch.arange(num_faces, device=patches.device)[:, None]
+        of_face = max(1, round(self._share * num_landmarks))
+        learnt, others = order[:, :of_face].flatten(), order[:, of_face:].flatten()
+        single = patches.flatten(0, 1)[:, None]
+        codes = encode(single[learnt])
+        if codes.requires_grad:
+            codes.register_hook(lambda gradient: gradient * (num_landmarks / of_face))
+        with torch.no_grad():
+            rest = encode(single[others])
+        places = torch.cat([learnt, others]).argsort()
+        return torch.cat([codes, rest])[places].view(num_faces, -1)
+
+
 class CascadeObjective(Objective):
     """Sum over m iterations of NME(x_t): cascaded regression with a fixed number of iterations (section 3.2).
 
@@ -126,6 +167,7 @@ class CascadeObjective(Objective):
     :param iterations: m
     :param jitter: noise on x_0 in training; None: none
     :param visited: where the m iterations begin in training; None: at x_0
+    :param encoder_share: of the patches that the encoder learns from in training, see :class:`SampledEncoder`
     """
 
     def __init__(
@@ -135,14 +177,18 @@ class CascadeObjective(Objective):
         iterations: int,
         jitter: StartJitter | None = None,
         visited: VisitedStates | None = None,
+        encoder_share: float = 1.0,
     ) -> None:
         super().__init__()
         if iterations < 1:
             raise ValueError(f"A cascade needs at least one iteration, got {iterations}.")
+        if not 0 < encoder_share <= 1:
+            raise ValueError(f"encoder_share must be above 0 and at most 1, got {encoder_share}.")
         self.network: LRN = lrn
         self.iterations = iterations
         self.jitter = jitter
         self.visited = visited
+        self.encoder_share = encoder_share
         # In a list it is no sub-module: neither trained nor checkpointed here, and always in evaluation mode.
         self._start = [(start.folded() if isinstance(start, GEN) else start).requires_grad_(False)]
 
@@ -156,10 +202,17 @@ class CascadeObjective(Objective):
             shapes: Tensor = self._start[0](crops)
             return shapes
 
-    def shapes(self, crops: Tensor, x_0: Tensor, history: Tensor | None = None) -> list[Tensor]:
-        """x_1 .. x_m, each (N, K, 2), from x_0 and d_0 (None: zeros)."""
+    def shapes(
+        self, crops: Tensor, x_0: Tensor, history: Tensor | None = None, regressor: Regressor | None = None
+    ) -> list[Tensor]:
+        """x_1 .. x_m, each (N, K, 2), from x_0 and d_0 (None: zeros), by the network or what stands for it."""
         steps = cascade(
-            self.network, crops, x_0, self.iterations, patch_size=self.network.config.patch_size, history=history
+            regressor or self.network,
+            crops,
+            x_0,
+            self.iterations,
+            patch_size=self.network.config.patch_size,
+            history=history,
         )
         return [step.landmarks for step in steps]
 
@@ -181,6 +234,9 @@ class CascadeObjective(Objective):
         history = None
         if self.visited is not None and self.training:
             x_0, history = self.visit(batch.crops, x_0, self.visited.lengths(batch.whole)[batch.part])
-        shapes = self.shapes(batch.crops, x_0, history)
+        sampled = None
+        if self.training and self.encoder_share < 1:
+            sampled = SampledEncoder(self.network, self.encoder_share, batch.part, batch.whole)
+        shapes = self.shapes(batch.crops, x_0, history, sampled)
         errors = [nme(x, batch.landmarks, batch.d, batch.counted).mean() for x in shapes]
         return torch.stack(errors).sum(), errors[-1].detach()

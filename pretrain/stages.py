@@ -24,7 +24,7 @@ from face_align_env.pretrain.devices import first_decides
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.loop import Watch, fit
 from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
-from face_align_env.pretrain.recipes import Data, TrainingConfig
+from face_align_env.pretrain.recipes import ENCODER_SHARE, Data, TrainingConfig
 from face_align_env.released import weights_file
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def pretrain_lrn(
     action_limit: float | None = None,
     jitter: StartJitter | None = None,
     visited: VisitedStates | None = None,
+    encoder_share: float = ENCODER_SHARE,
     init: str | os.PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> float:
@@ -124,6 +125,8 @@ def pretrain_lrn(
     :param jitter: how GEN's x_0 is moved; None: as :class:`StartJitter` does by default
     :param visited: where the m iterations begin in training; None: as :class:`VisitedStates` does by default with a
         GEN, at x_0 without one
+    :param encoder_share: of the patches that the encoder learns from in a step, see
+        :class:`~face_align_env.pretrain.objectives.SampledEncoder`; 1: all
     :param init: weights of an LRN, a file or the name of a release, which the training starts from (fine-tuning), of
         the same landmarks or of some that contain them; None: fresh ones
     :param watch: is told each measurement on the test split
@@ -150,7 +153,7 @@ def pretrain_lrn(
     if visited is not None and visited.share == 0:
         visited = None
     lrn = LRN(network) if init is None else starting_network(LRN, init, preset, network.num_landmarks, action_limit)
-    objective = CascadeObjective(lrn, start, iterations, jitter, visited)
+    objective = CascadeObjective(lrn, start, iterations, jitter, visited, encoder_share)
     notes = {
         "dataset": prepared.dataset.name,
         "preset": preset,
@@ -161,6 +164,7 @@ def pretrain_lrn(
         "iterations": iterations,
         "jitter": None if jitter is None else asdict(jitter),
         "visited": None if visited is None else asdict(visited),
+        "encoder_share": None if encoder_share == 1 else encoder_share,
         "init_sha256": None if init is None else file_digest(weights_file(init)),
         "mean_shape": prepared.mean_shape().tolist(),
     }

@@ -91,6 +91,7 @@ def pretrain_lrn(
         settings.views,
         jitter=settings.start_jitter,
         visited=settings.visited_states,
+        encoder_share=settings.encoder_share,
         init=settings.init,
     )
     _report(error, output / WEIGHTS, as_json and fabric.global_rank == 0)

@@ -90,9 +90,9 @@ class DCRN(DDPG):
     :param gain_noise: exploration noise on the length of a_t, see :class:`DCRNPreset`
     :param freeze_encoder: leave the pretrained patch encoder as it is
     :param averaged: :attr:`lrn` is the target actor's, see :class:`DCRNPreset`
-    :param buffer_size: transitions kept: where the encoder is frozen, the features of their patches in
-        Stable-Baselines3's own ``DictReplayBuffer`` (11 kB each with ``compact``), else shapes in a
-        :class:`FaceReplayBuffer` (6 kB)
+    :param buffer_size: transitions kept: where the encoder is frozen, the features of their patches and the pretrained
+        actor's increments in Stable-Baselines3's own ``DictReplayBuffer`` (12 kB each with ``compact``), else shapes in
+        a :class:`FaceReplayBuffer` (6 kB)
     :param batch_size: transitions an update, section 4.2
     :param precision: of the networks: ``"32-true"``; or ``"bf16-mixed"``, where a frozen encoder and, in updates, the
         layers of actor and critic that take most of the time calculate in bfloat16, and Q does not
@@ -245,6 +245,7 @@ class DCRN(DDPG):
         observations: dict[str, spaces.Space[Any]] = {
             "patch_features": spaces.Box(-np.inf, np.inf, (num_features,), np.float16),
             "history": spaces.Box(-1.0, 1.0, (config.hidden,), np.float16),
+            "pretrained": spaces.Box(-1.0, 1.0, (2 * config.num_landmarks,), np.float16),
         }
         return DictReplayBuffer(
             self.buffer_size,
@@ -262,15 +263,19 @@ class DCRN(DDPG):
     def _encoded(self, obs: dict[str, Any]) -> dict[str, Any]:
         """The features of the patches in place of the patches, where the encoder is frozen: it is asked once.
 
+        So is the pretrained actor, whose a_t, scaled to [-1, 1], the imitation term compares with.
+
         :param obs: arrays or tensors
         :return: arrays
         """
         if not self.policy.freeze_encoder or "patch_features" in obs:
             return obs
+        history = torch.as_tensor(obs["history"], device=self.device)
         with torch.inference_mode(), self._mixed():
-            features = self.policy.encode(torch.as_tensor(obs["patches"], device=self.device))
-            history = torch.as_tensor(obs["history"]).cpu().numpy()
-        return {"patch_features": features.float().cpu().numpy(), "history": history}
+            encoded = {"patch_features": self.policy.encode(torch.as_tensor(obs["patches"], device=self.device))}
+            encoded["history"] = history
+            encoded["pretrained"] = self.policy.reference(encoded)[:, : self.policy.critic.action_size]
+        return {key: value.float().cpu().numpy() for key, value in encoded.items()}
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -340,9 +345,12 @@ class DCRN(DDPG):
                     q = policy.critic.q1_forward(obs, actions)
                 actor_loss = -q.mean()
                 if self.imitation_weight > 0:
-                    with torch.no_grad(), self._mixed():
-                        pretrained = policy.reference(obs)
-                    deviation = policy.lrn_config.action_limit * (actions - pretrained)[:, :size]
+                    if "pretrained" in data.observations:
+                        pretrained = data.observations["pretrained"]
+                    else:  # the encoder learns, or a version has filled the buffer that kept no such a_t
+                        with torch.no_grad(), self._mixed():
+                            pretrained = policy.reference(obs)[:, :size]
+                    deviation = policy.lrn_config.action_limit * (actions[:, :size] - pretrained)
                     imitation = deviation.square().mean()
                     actor_loss = actor_loss / q.detach().abs().mean() + self.imitation_weight * imitation
                     losses["imitation"].append(imitation.item())

@@ -33,7 +33,7 @@ from face_align_env.prepared import FaceSource
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.loop import TrainingStep
 from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, Objective, StartJitter
-from face_align_env.pretrain.recipes import TrainingConfig
+from face_align_env.pretrain.recipes import ENCODER_SHARE, TrainingConfig
 
 _LONGEST_STEP = 4.0  # seconds that a supervised training step may take; else its batch is halved, and halved again
 _PROBE = 4  # faces that tell how long a step takes
@@ -169,7 +169,7 @@ def measure_training(bench: Workbench) -> Iterator[Entry]:
     """Training steps of GEN, LRN (GEN-LRN8) and DCRN."""
     gen, lrn = copy.deepcopy(bench.gen), LRN(lrn_network.preset(bench.recipe.lrn, bench.lrn.num_landmarks))
     start: GEN = copy.deepcopy(bench.gen)
-    cascade = CascadeObjective(lrn, start, bench.choose(_ITERATIONS, 2), StartJitter())
+    cascade = CascadeObjective(lrn, start, bench.choose(_ITERATIONS, 2), StartJitter(), encoder_share=ENCODER_SHARE)
     yield from _supervised(bench, "GEN", GENObjective(gen), gen.config.input_size, bench.recipe.gen_training)
     yield from _supervised(bench, f"GEN-LRN{cascade.iterations}", cascade, CROP_SIZE, bench.recipe.lrn_training)
 

@@ -16,7 +16,7 @@ from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.patches import extract_patches, pad_crops
 from face_align_env.pretrain.faces import Batch, DeviceFaces
-from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, StartJitter, VisitedStates
+from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, SampledEncoder, StartJitter, VisitedStates
 
 Faces = Callable[..., DeviceFaces]
 NewGEN = Callable[..., GEN]
@@ -178,6 +178,103 @@ def test_how_far_faces_are_rolled_forward() -> None:
 def test_states_that_cannot_be_visited_are_an_error(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(change))} must be"):
         VisitedStates(**change)
+
+
+def patches_and_history(num_faces: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randint(0, 256, (num_faces, 68, 30, 30, 3), dtype=torch.uint8), torch.rand(num_faces, HISTORY_SIZE)
+
+
+def gradients(lrn: LRN, regressor: Any, patches: Tensor, history: Tensor) -> dict[str, Tensor]:
+    lrn.zero_grad()
+    actions, d = regressor(patches, history)
+    (actions.square().mean() + d.square().mean()).backward()
+    return {name: p.grad.clone() for name, p in lrn.named_parameters() if p.grad is not None}
+
+
+def test_the_encoder_learns_from_a_sample_what_it_learns_from_all(
+    new_lrn: NewLRN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On average: four samples that have all patches between them have the gradient of all patches as their mean."""
+    lrn, (patches, history) = new_lrn(gain=20), patches_and_history(5)
+    exact = gradients(lrn, lrn, patches, history)
+    quarter = torch.stack([torch.randperm(68) for _ in range(5)])  # each face's own
+    samples = []
+    for part in range(4):
+        drawn = ((quarter - 17 * part) % 68).float() / 68
+        monkeypatch.setattr(torch, "rand", lambda *size, drawn=drawn, **keywords: drawn)
+        samples.append(gradients(lrn, SampledEncoder(lrn, 0.25, slice(None), 5), patches, history))
+    for name, gradient in exact.items():
+        mean = torch.stack([sample[name] for sample in samples]).mean(0)
+        torch.testing.assert_close(mean, gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()), msg=name)
+        alike = all(torch.allclose(sample[name], gradient, rtol=1e-3) for sample in samples)
+        assert alike == (not name.startswith("trunk.encoder")), f"{name}: all but the encoder's are exact"
+
+
+def test_all_patches_count_in_what_is_found(new_lrn: NewLRN) -> None:
+    lrn, (patches, history) = new_lrn(gain=20), patches_and_history(3)
+    for found, expected in zip(
+        SampledEncoder(lrn, 0.1, slice(None), 3)(patches, history), lrn(patches, history), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_as_many_patches_of_each_face_teach_the_encoder(new_lrn: NewLRN, monkeypatch: pytest.MonkeyPatch) -> None:
+    lrn, (patches, history) = new_lrn(), patches_and_history(3)
+    encode, seen = lrn.trunk.encode, []
+
+    def watched(part: Tensor) -> Tensor:
+        seen.append((torch.is_grad_enabled(), part))
+        return encode(part)
+
+    monkeypatch.setattr(lrn.trunk, "encode", watched)
+    SampledEncoder(lrn, 0.25, slice(None), 3)(patches, history)
+    (learns, taught), (others_learn, rest) = seen
+    assert (learns, others_learn) == (True, False)
+    assert (len(taught), len(rest)) == (3 * 17, 3 * 51)
+    for face in range(3):
+        own = {patch.numpy().tobytes() for patch in patches[face]}
+        assert sum(patch[0].numpy().tobytes() in own for patch in taught) == 17
+
+
+def test_parts_of_a_minibatch_draw_what_the_whole_draws(new_lrn: NewLRN) -> None:
+    lrn, (patches, history) = new_lrn(gain=20), patches_and_history(6)
+
+    def of(part: slice) -> dict[str, Tensor]:
+        torch.manual_seed(7)
+        return gradients(lrn, SampledEncoder(lrn, 0.25, part, 6), patches[part], history[part])
+
+    whole, first, second = of(slice(0, 6)), of(slice(0, 3)), of(slice(3, 6))
+    for name, gradient in whole.items():
+        mean = (first[name] + second[name]) / 2
+        torch.testing.assert_close(mean, gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()), msg=name)
+
+
+def test_patches_are_sampled_in_training_only(
+    device_faces: Faces, new_lrn: NewLRN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces = device_faces()
+    batch = faces.batch(np.arange(4))
+    made: list[float] = []
+    call = SampledEncoder.__call__
+
+    def watched(self: SampledEncoder, patches: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        made.append(self._share)
+        return call(self, patches, history)
+
+    monkeypatch.setattr(SampledEncoder, "__call__", watched)
+    sampled, whole = (CascadeObjective(new_lrn(), mean_start(faces), 2, encoder_share=share) for share in (0.5, 1.0))
+    torch.testing.assert_close(sampled(batch)[0], whole(batch)[0])
+    assert made == [0.5, 0.5]
+    sampled.eval()
+    sampled(batch)
+    assert made == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_a_share_that_is_none_is_an_error(device_faces: Faces, new_lrn: NewLRN, share: float) -> None:
+    with pytest.raises(ValueError, match="encoder_share must be above 0 and at most 1"):
+        CascadeObjective(new_lrn(), mean_start(device_faces(num_faces=1)), 1, encoder_share=share)
 
 
 def test_a_cascade_needs_an_iteration(device_faces: Faces, new_lrn: NewLRN) -> None:

@@ -286,11 +286,12 @@ def test_ranges_of_the_training_are_options(here: Path) -> None:
     call("pretrain", "gen", *common, "--init", weights, "--output", "gen-tuned")
     settings = load_checkpoint(here / "gen-tuned" / CHECKPOINT)["identity"]
     assert settings["init_sha256"] == file_digest(here / weights)
-    chosen = ("--jitter", "shift=0", "--visited", "depth=2", "--iterations", "1")
+    chosen = ("--jitter", "shift=0", "--visited", "depth=2", "--encoder-share", "0.5", "--iterations", "1")
     call("pretrain", "lrn", *common, "--gen", weights, *chosen, "--output", "lrn")
     settings = load_checkpoint(here / "lrn" / CHECKPOINT)["identity"]
     assert settings["jitter"]["shift"] == 0
     assert settings["visited"] == {"share": 0.6, "depth": 2}
+    assert settings["encoder_share"] == 0.5
     assert settings["init_sha256"] is None
     call(
         "pretrain", "lrn", *common, "--gen", weights, *chosen, "--init", "lrn/weights.safetensors", "--output", "tuned"
@@ -310,6 +311,7 @@ def test_ranges_of_a_run_are_those_of_every_stage(here: Path, monkeypatch: pytes
     monkeypatch.setattr(FaceSource, "crops", watched)
     stages = ("--stage", "gen", "--stage", "gen-lrn4", "--stage", "dcrn")
     narrow = ("--augmentation", "shift=0.01", "--augmentation", "blur=0", "--jitter", "scale=0", "--visited", "share=0")
+    narrow += ("--encoder-share", "0.125")
     call(*RUN, *stages, *narrow)
     views = Augmentation(shift=0.01, blur=0)
     for stage in ("gen", "gen-lrn4"):
@@ -317,6 +319,7 @@ def test_ranges_of_a_run_are_those_of_every_stage(here: Path, monkeypatch: pytes
         assert settings["augmentation"] == asdict(views)
     assert settings["jitter"] == asdict(StartJitter(scale=0))
     assert settings["visited"] is None
+    assert settings["encoder_share"] == 0.125
     assert views in seen, "DCRN's episodes"
     assert Augmentation() not in seen
     settings = json.loads((here / "runs" / "toy" / "dcrn" / "settings.json").read_text())
@@ -328,7 +331,8 @@ def test_ranges_that_are_the_defaults_are_not_spelt_out(here: Path) -> None:
     """Folders that were made before the ranges could be chosen go on."""
     RunConfig().write(here / "runs" / "a")
     document = json.loads((here / "runs" / "a" / "config.json").read_text())
-    older = {key: value for key, value in document.items() if key not in ("augmentation", "jitter", "visited")}
+    newer = ("augmentation", "jitter", "visited", "encoder_share")
+    older = {key: value for key, value in document.items() if key not in newer}
     (here / "runs" / "a" / "config.json").write_text(json.dumps(older))
     assert RunConfig.read(here / "runs" / "a") == RunConfig()
     RunConfig().write(here / "runs" / "a")

@@ -42,6 +42,9 @@ def test_samples_are_the_features_of_what_the_environment_gave(
             features = lrn.trunk.encode(torch.from_numpy(seen["patches"][None]))[0]
         np.testing.assert_allclose(kept["patch_features"][row, j], features, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(kept["history"][row, j], seen["history"], atol=1e-3)
+        with torch.no_grad():
+            a_t, _ = lrn(torch.from_numpy(seen["patches"][None]), torch.from_numpy(seen["history"][None]))
+        np.testing.assert_allclose(32 * kept["pretrained"][row, j], a_t[0], rtol=2e-3, atol=2e-3)
 
     ends = 0
     for row, (actions, new_obs, rewards, dones, infos) in enumerate(given):
@@ -83,6 +86,44 @@ def test_an_update_looks_at_no_pixel(toy_vec_env: Any, new_dcrn: NewDCRN, monkey
     assert model._n_updates == updates + 2
 
 
+def test_an_update_asks_the_pretrained_actor_no_more(
+    toy_vec_env: Any, new_dcrn: NewDCRN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And learns what it learnt when it did."""
+    moved = []
+    for kept in (True, False):
+        model = new_dcrn(toy_vec_env(2, True), critic_warmup=0)
+        model.learn(12)
+        model.set_logger(configure(None, []))
+        assert isinstance(model.replay_buffer, DictReplayBuffer)
+        if kept:
+            monkeypatch.setattr(model.policy.reference, "forward", None)
+        else:  # as a version before filled it
+            del model.replay_buffer.observations["pretrained"], model.replay_buffer.next_observations["pretrained"]
+        before = copy.deepcopy(model.policy.actor.state_dict())
+        np.random.seed(0)
+        model.train(4, 8)
+        after = model.policy.actor.state_dict()
+        moved.append(torch.cat([(after[name] - before[name]).flatten() for name in before]))
+    assert moved[0].norm() > 0
+    torch.testing.assert_close(*moved, rtol=0.05, atol=1e-6)
+
+
+def test_a_buffer_that_keeps_no_pretrained_increments_goes_on(
+    toy_vec_env: Any, new_dcrn: NewDCRN, tmp_path: Path
+) -> None:
+    """Older versions kept none."""
+    model = new_dcrn(toy_vec_env(2, True), critic_warmup=0)
+    model.learn(12)
+    assert isinstance(model.replay_buffer, DictReplayBuffer)
+    del model.replay_buffer.observations["pretrained"], model.replay_buffer.next_observations["pretrained"]
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    model.load_replay_buffer(tmp_path / "buffer.pkl")
+    updates = model._n_updates
+    model.learn(12, reset_num_timesteps=False)
+    assert model._n_updates > updates
+
+
 def test_features_and_patches_lead_to_the_same_values(toy_vec_env: Any, new_dcrn: NewDCRN) -> None:
     env = toy_vec_env(4, True)
     policy = new_dcrn(env).policy
@@ -97,8 +138,10 @@ def test_features_and_patches_lead_to_the_same_values(toy_vec_env: Any, new_dcrn
 def test_a_transition_of_compact_takes_less_than_12_kilobytes(toy_vec_env: Any, new_dcrn: NewDCRN) -> None:
     model = new_dcrn(toy_vec_env(2, True), lrn=LRN(lrn_network.preset("compact", 68)), buffer_size=20)
     assert isinstance(model.replay_buffer, DictReplayBuffer)
-    # twice 68 x 32 features and d_t in float16; a_t, r, done and timeout in float32
-    assert bytes_per_transition(model.replay_buffer) == 2 * 2 * (68 * 32 + 512) + 4 * (136 + 3)
+    # twice 68 x 32 features, d_t and the pretrained a_t in float16; a_t, r, done and timeout in float32
+    size = bytes_per_transition(model.replay_buffer)
+    assert size == 2 * 2 * (68 * 32 + 512 + 136) + 4 * (136 + 3)
+    assert size < 12_000
 
 
 @pytest.mark.parametrize("frozen", [True, False])
