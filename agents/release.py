@@ -17,6 +17,7 @@ from face_align_env.crops import MARGIN
 from face_align_env.datasets import FaceDataset, load_dataset
 from face_align_env.files import scratch_folder, write_json
 from face_align_env.networks.confidence import ErrorHead
+from face_align_env.networks.gain import GainHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import file_digest, save_bundle
@@ -30,14 +31,17 @@ from face_align_env.released import (
     Release,
     TrainingData,
     find_release,
+    load_error_head,
+    load_gain_head,
     load_networks,
     released_names,
 )
 
-Network = GEN | LRN | ErrorHead
+Network = GEN | LRN | ErrorHead | GainHead
 """What a release is made of."""
 
 _METRICS = ("nme", "nme_low", "nme_high", "failure_rate", "iterations")
+_MARKS = {"confidence": " Confidence: ", "gain": " Gain of an iteration: "}  # where a recipe goes on about a head
 METHODS = ("GEN", "DCRN")  # what the two networks of a release are, in evaluation.json
 
 
@@ -83,6 +87,8 @@ def make_release(
     parts: dict[str, Network] = {"gen": gen, "lrn": lrn}
     if RunFolder(run_folder).error_head.is_file():
         parts["confidence"] = ErrorHead.load(RunFolder(run_folder).error_head)
+    if RunFolder(run_folder).gain_head.is_file():
+        parts["gain"] = GainHead.load(RunFolder(run_folder).gain_head)
 
     def describe(path: Path) -> Card:
         size = path.stat().st_size
@@ -119,7 +125,7 @@ def make_release(
 
 
 def run_of_release(release: Release, folder: str | os.PathLike[str]) -> RunFolder:
-    """The networks of a release as the folder of a run, for all that measures runs.
+    """The networks of a release, and what predicts its gains, as the folder of a run, for all that measures runs.
 
     The parameters are those of the release, rounded to float16. An LRN that has seen no reinforcement learning is the
     run's pretrained policy.
@@ -136,7 +142,39 @@ def run_of_release(release: Release, folder: str | os.PathLike[str]) -> RunFolde
     notes = {"release": release.name, "sha256": card.sha256}
     gen.save(run.gen, notes)
     lrn.save(run.agent if "DCRN" in {metric.method for metric in card.metrics} else run.policy, notes)
+    head = load_gain_head(release)
+    if head is None:
+        run.gain_head.unlink(missing_ok=True)  # of another version of the release
+    else:
+        head.save(run.gain_head, notes)
     return run
+
+
+def add_head(release: Release, part: str, head: ErrorHead | GainHead, told: str) -> Release:
+    """Put a head into the file of a release, beside its networks and its other head, and say so on its card.
+
+    :param part: ``confidence`` or ``gain``; what is there of it is replaced
+    :param told: how it was fitted, in words
+    """
+    gen, lrn = load_networks(release)
+    held = {"confidence": load_error_head(release), "gain": load_gain_head(release), part: head}
+    recipe = release.card.recipe
+    for other, mark in _MARKS.items():
+        before, found, after = recipe.partition(mark)
+        if found and other == part:
+            ends = [after.find(mark) for mark in _MARKS.values() if mark in after]
+            recipe = before + (after[min(ends) :] if ends else "")
+    recipe += f"{_MARKS[part]}{told}."
+
+    def describe(path: Path) -> Card:
+        return replace(release.card, sha256=file_digest(path), recipe=recipe)
+
+    parts: dict[str, Network] = {
+        "gen": gen,
+        "lrn": lrn,
+        **{name: head for name, head in held.items() if head is not None},
+    }
+    return publish(release.name, release.path.parent, parts, describe)
 
 
 def publish(
@@ -146,7 +184,7 @@ def publish(
 
     :param name: of the release
     :param folder: where it goes
-    :param parts: ``gen``, ``lrn`` and perhaps ``confidence``
+    :param parts: ``gen``, ``lrn`` and perhaps ``confidence`` and ``gain``
     :param describe: the card, of the file with the networks
     :return: the release
     :raises WeightsError: a parameter is too large for float16
@@ -202,8 +240,8 @@ def describe_recipe(config: RunConfig) -> str:
         f"{trained}; LRN '{chosen.lrn}', {lrn.epochs} epochs{batches}{rate} as a cascade that starts from GEN; "
         f"DCRN '{agent.preset}', {agent.timesteps:,} transitions of DDPG. Precision of the "
         f"supervised part: {config.precision or 'default of the device'}. "
-        f"{_changed('Random views', config.augmentation)}{_changed('Moves of x_0', config.jitter)}"
-        f"{_changed('Visited states', config.visited)}{sampled}{tuned}"
+        f"{sampled}{_changed('Random views', config.augmentation)}{_changed('Moves of x_0', config.jitter)}"
+        f"{_changed('Visited states', config.visited)}{tuned}"
         "The release has parameters in float16; the metrics were measured before that rounding."
     )
 

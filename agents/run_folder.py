@@ -12,6 +12,7 @@ from face_align_env.agents.dcrn.config import DIGEST, SETTINGS
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.aligner import FaceAligner
 from face_align_env.networks.confidence import ErrorHead
+from face_align_env.networks.gain import GainHead
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.networks.weights import load_weights
@@ -154,8 +155,13 @@ class RunFolder:
 
     @property
     def error_head(self) -> Path:
-        """What ``face-align calibrate`` has fitted."""
+        """What ``face-align calibrate`` has fitted: it predicts the error of a face."""
         return self.path / "confidence.safetensors"
+
+    @property
+    def gain_head(self) -> Path:
+        """What ``face-align calibrate`` has fitted: it predicts what DCRN's next iteration gains."""
+        return self.path / "gain.safetensors"
 
     def aligner(
         self,
@@ -163,14 +169,17 @@ class RunFolder:
         dtype: torch.dtype = torch.float32,
         mirror: bool = False,
         engine: str = "torch",
+        least_gain: float | None = None,
     ) -> FaceAligner:
-        """GEN and DCRN of the run as an aligner of photos, with the head of its confidence if that has been fitted.
+        """GEN and DCRN of the run as an aligner of photos, with the heads that have been fitted for them.
 
         :param device: where the networks run
         :param dtype: type of their weights
         :param mirror: look at each face twice
         :param engine: what computes the networks
+        :param least_gain: stops a face in the place of Eq. 3; see :class:`FaceAligner`
         :raises FileNotFoundError: it is not the folder of a run, or has no such weights yet
+        :raises ValueError: ``least_gain``, and nothing has been fitted that predicts it
         """
         alpha_2 = self.config.alpha_2
         return FaceAligner(
@@ -182,4 +191,6 @@ class RunFolder:
             mirror=mirror,
             error_head=ErrorHead.load(self.error_head) if self.error_head.is_file() else None,
             engine=engine,
+            gain_head=GainHead.load(self.gain_head) if self.gain_head.is_file() else None,
+            least_gain=least_gain,
         )

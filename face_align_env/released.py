@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from face_align_env.networks.confidence import ErrorHead
+    from face_align_env.networks.gain import GainHead
     from face_align_env.networks.gen import GEN
     from face_align_env.networks.lrn import LRN
 
@@ -275,6 +276,19 @@ def load_error_head(release: Release, device: str | torch.device = "cpu") -> Err
 
     _check_hash(release)
     return ErrorHead.load(release.path, device) if "confidence" in held_networks(release.path) else None
+
+
+def load_gain_head(release: Release, device: str | torch.device = "cpu") -> GainHead | None:
+    """What predicts how much an iteration gains; None where the release has no such head.
+
+    :param device: where it lives
+    :raises WeightsError: the file is not the one that the card describes
+    """
+    from face_align_env.networks.gain import GainHead
+    from face_align_env.networks.weights import held_networks
+
+    _check_hash(release)
+    return GainHead.load(release.path, device) if "gain" in held_networks(release.path) else None
 
 
 def _folder(folder: str | os.PathLike[str] | None) -> Path:

@@ -122,10 +122,10 @@ class SampledEncoder:
     """LRN as it is, of whose patch encoder a step trains with a part of the patches only.
 
     One encoder serves all landmarks: in a step it sees thousands of patches, whose gradients are much alike, and it is
-    nearly all of the time that an iteration takes. Its backward pass therefore goes through a sample of them, drawn anew
-    in each iteration: as many of each face, at random landmarks. Their gradients are scaled up, so that the expected
-    gradient is that of all patches. All patches count in the forward pass, and the other layers' gradients are exact
-    (patches are cut without gradient, so nothing else comes back through the encoder).
+    nearly all of the time that an iteration takes. Its backward pass therefore goes through a sample of them, drawn
+    anew in each iteration: as many of each face, at random landmarks. Their gradients are scaled up, so that the
+    expected gradient is that of all patches. All patches count in the forward pass, and the other layers' gradients are
+    exact (patches are cut without gradient, so nothing else comes back through the encoder).
 
     :param lrn: the network
     :param share: of the patches that the encoder learns from, above 0 to 1
@@ -152,7 +152,7 @@ class SampledEncoder:
         single = patches.flatten(0, 1)[:, None]
         codes = encode(single[learnt])
         if codes.requires_grad:
-            codes.register_hook(lambda gradient: gradient * (num_landmarks / of_face))
+            codes.register_hook(lambda gradient: gradient * (num_landmarks / of_face))  # type: ignore[no-untyped-call]
         with torch.no_grad():
             rest = encode(single[others])
         places = torch.cat([learnt, others]).argsort()

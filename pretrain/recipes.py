@@ -23,7 +23,8 @@ MadeT = TypeVar("MadeT")
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 ENCODER_SHARE = 0.25
-"""Of the patches, that LRN's encoder learns from in a step: :class:`~face_align_env.pretrain.objectives.SampledEncoder`."""
+"""Of the patches, that LRN's encoder learns from in a step: see
+:class:`~face_align_env.pretrain.objectives.SampledEncoder`."""
 HELD_OUT = "held_out"
 """Keyword of :func:`~face_align_env.datasets.load_dataset` for every dataset."""
 

@@ -79,6 +79,13 @@ def align(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Look at each face a second time, mirrored: less error, twice the time.")
     ] = False,
+    least_gain: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop a face when its next iteration is predicted to lower the error by less, points of %, in the "
+            "place of Eq. 3: 0.13 takes 1.5 iterations with 300w-68, 0.05 2.6."
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that read and detect; default: one a core.")] = None,
 ) -> None:
     """Landmarks for the faces of photos.
@@ -94,7 +101,7 @@ def align(
     known = None if boxes is None else read_boxes(boxes)
     if cluster is not None and Path(weights).is_dir():
         weights = os.path.abspath(weights)  # the nodes' processes have folders of their own
-    make = partial(make_aligner, weights, device, detector, min_face, mirror, engine)
+    make = partial(make_aligner, weights, device, detector, min_face, mirror, engine, least_gain)
     if parquet is not None or cluster is not None:
         if parquet is None or json_ or csv or pts or draw:
             raise ValueError("--cluster goes with --parquet, and --parquet with none of --json, --csv, --pts, --draw.")
@@ -236,30 +243,42 @@ def track(
 
 
 def make_aligner(
-    weights: str, device: str, detector: str, min_face: float | None, mirror: bool = False, engine: str = "torch"
+    weights: str,
+    device: str,
+    detector: str,
+    min_face: float | None,
+    mirror: bool = False,
+    engine: str = "torch",
+    least_gain: float | None = None,
 ) -> FaceAligner:
     """The aligner that the options name.
 
-    :raises ValueError: there are no such weights or no such detector, or an option does not go with the detector
+    :raises ValueError: there are no such weights or no such detector, or an option does not go with them
     :raises DetectorNotFoundError: this OpenCV cannot run the detector
     """
     finds = _detector(detector, min_face)
-    aligner = load_aligner(weights, device, mirror, engine)
+    aligner = load_aligner(weights, device, mirror, engine, least_gain)
     aligner.detector = finds
     return aligner
 
 
-def load_aligner(weights: str, device: str = "cpu", mirror: bool = False, engine: str = "torch") -> FaceAligner:
+def load_aligner(
+    weights: str,
+    device: str = "cpu",
+    mirror: bool = False,
+    engine: str = "torch",
+    least_gain: float | None = None,
+) -> FaceAligner:
     """The aligner of released weights, or of the folder of a run.
 
-    :raises ValueError: there are no such weights
+    :raises ValueError: there are no such weights, or they do not predict what an iteration gains
     """
     from face_align_env.agents.run_folder import RunFolder
     from face_align_env.aligner import FaceAligner
 
     if Path(weights).is_dir():
-        return RunFolder(weights).aligner(device, mirror=mirror, engine=engine)
-    return FaceAligner.from_pretrained(weights, device=device, mirror=mirror, engine=engine)
+        return RunFolder(weights).aligner(device, mirror=mirror, engine=engine, least_gain=least_gain)
+    return FaceAligner.from_pretrained(weights, device=device, mirror=mirror, engine=engine, least_gain=least_gain)
 
 
 def _detector(name: str, min_face: float | None) -> Detector:

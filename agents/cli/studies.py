@@ -175,19 +175,33 @@ def calibrate(
             help="confidence.json of other weights, calibrated with --held-out: stretch predictions as there."
         ),
     ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="confidence (the error of each face) or gain (what an iteration gains); default: both."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach weights to predict the error of each face (the confidence of face-align align), and say how well they do.
+    """Teach weights to predict the error of each face (the confidence of face-align align) and what an iteration gains.
 
-    The head is fitted on training faces and stored with the weights; the table is of test faces, by tenths.
+    Two heads are fitted on training faces and stored with the weights; the tables say how well they do on test faces.
     """
     from face_align_env.agents.studies.calibration import calibrate as run_calibration
+    from face_align_env.agents.studies.gains import calibrate_gain
+    from face_align_env.checks import check_choice
     from face_align_env.released import FOLDER
 
+    if only is not None:
+        check_choice("--only", only, ("confidence", "gain"))
+    if only == "gain" and (held_out or like):
+        raise ValueError("--held-out and --like stretch the confidence, and with --only gain there is none.")
     announce(f"Calibrating {weights}")
     folder = weights_folder or FOLDER
-    made = run_calibration(weights, root, views, seed, output, folder, held_out, like, console)
-    written(made.paths, as_json)
+    paths: list[Path] = []
+    if only != "gain":
+        paths += run_calibration(weights, root, views, seed, output, folder, held_out, like, console).paths
+    if only != "confidence":
+        paths += calibrate_gain(weights, root, views, seed, output, folder, console).paths
+    written(paths, as_json)
 
 
 def release(

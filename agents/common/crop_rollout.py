@@ -14,7 +14,7 @@ import torch
 from face_align_env.agents.common.rollout import Rollout
 from face_align_env.aligner import FaceAligner
 from face_align_env.mdp import MDPParameters, nme
-from face_align_env.networks.cascade import cascade
+from face_align_env.networks.cascade import cascade, eq_3
 from face_align_env.prepared import PreparedFaces
 from face_align_env.progress import Progress
 
@@ -52,6 +52,8 @@ def roll_out(
     :param progress: show a bar
     """
     network = aligner if isinstance(aligner, FaceAligner) and aligner.lrn is not None else None
+    if network is not None and network.least_gain is not None and termination is None:
+        network = None  # no termination of the environment's: it works as it does on photos
     if network is not None:
         alpha_2 = network.alpha_2 or MDPParameters.alpha_2
         parameters = parameters or MDPParameters(alpha_2=alpha_2, max_iterations=network.max_iterations)
@@ -107,7 +109,7 @@ def _cascade(
     began = time.perf_counter()
     images = torch.from_numpy(np.ascontiguousarray(crops)).to(aligner.device)
     x_0 = aligner.start(images)
-    found = list(cascade(lrn, images, x_0, limit, None if termination == "limit" else alpha_2, patch_size))
+    found = list(cascade(lrn, images, x_0, limit, None if termination == "limit" else eq_3(alpha_2), patch_size))
     path = x_0[None].repeat(limit + 1, 1, 1, 1)
     lengths = torch.zeros(len(images), dtype=torch.int64, device=aligner.device)
     for step in found:

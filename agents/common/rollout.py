@@ -122,11 +122,20 @@ class Rollout:
         if termination != "limit":
             known = self.errors[1 : len(actions) + 1] if termination == "oracle" else 0.0
             stops = is_terminal(known, actions, parameters.alpha_1, parameters.alpha_2)
-        lengths = np.minimum(self.lengths, len(actions))
-        if len(actions):
+        return self.until(stops, parameters, otherwise=termination == "limit")
+
+    def until(self, stops: npt.NDArray[np.bool_], parameters: MDPParameters, otherwise: bool = False) -> Rollout:
+        """The same play until any rule holds.
+
+        :param stops: (T, N) bool, whether it holds after each iteration
+        :param parameters: of Eq. 4, and the limit of iterations
+        :param otherwise: whether a face that it never stops counts as stopped, not as one that the limit has ended
+        """
+        lengths = np.minimum(self.lengths, len(stops))
+        if len(stops):
             lengths = np.where(stops.any(axis=0), stops.argmax(axis=0) + 1, lengths)
-        # An episode that was played for less than the limit was stopped by Eq. 3.
-        stopped = stops.any(axis=0) | (lengths < parameters.max_iterations) | (termination == "limit")
+        # An episode that was played for less than the limit was stopped by the rule.
+        stopped = stops.any(axis=0) | (lengths < parameters.max_iterations) | otherwise
         return self.of_path(self.errors, lengths, stopped, parameters, self.shapes, self.actions, self.seconds)
 
     @classmethod

@@ -345,6 +345,7 @@ class DCRN(DDPG):
                     q = policy.critic.q1_forward(obs, actions)
                 actor_loss = -q.mean()
                 if self.imitation_weight > 0:
+                    assert isinstance(data.observations, dict)
                     if "pretrained" in data.observations:
                         pretrained = data.observations["pretrained"]
                     else:  # the encoder learns, or a version has filled the buffer that kept no such a_t

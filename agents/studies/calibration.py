@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from face_align_env.agents.evaluation.figures import write_figures
 from face_align_env.agents.evaluation.tables import Table, number, write_tables
-from face_align_env.agents.release import publish
+from face_align_env.agents.release import add_head
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.aligner import FaceAligner
 from face_align_env.augmentation import Augmentation
@@ -25,12 +25,11 @@ from face_align_env.extras import needs
 from face_align_env.files import write_json
 from face_align_env.metrics import ReliabilityBin, reliability, spearman
 from face_align_env.networks.confidence import ErrorHead
-from face_align_env.networks.weights import file_digest
 from face_align_env.pretrain.confidence import Fit, Seen, Stretch, fit_error_head, fit_stretch, predict, see, stretched
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.recipes import Data
 from face_align_env.pretrain.settings import read_json
-from face_align_env.released import FOLDER, Card, Release, find_release, load_networks
+from face_align_env.released import FOLDER, Release, find_release, load_networks
 
 with needs("plots", "A figure"):
     import matplotlib
@@ -40,7 +39,6 @@ with needs("plots", "A figure"):
     from matplotlib.figure import Figure
 
 NAMES = ("one look", "two looks")
-_MARK = " Confidence: "  # where a card's recipe goes on about the head
 
 
 @dataclass(frozen=True)
@@ -111,13 +109,7 @@ def calibrate(
     :raises DatasetNotFoundError: the data is nowhere to be found
     """
     console = console or Console()
-    run = RunFolder(weights) if Path(weights).is_dir() else None
-    release = None if run is not None else find_release(os.fspath(weights), weights_folder)
-    if run is not None:
-        data, aligner = run.data(root), run.aligner(mirror=True)
-    else:
-        assert release is not None
-        data, aligner = _released(release, root)
+    run, release, data, aligner = networks_of(weights, root, weights_folder)
     other = None if like is None else _read_stretch(like)
     train, test = (DeviceFaces(data.whole.prepare(split), CROP_SIZE) for split in (data.splits[0], None))
     names: Sequence[str] = []
@@ -145,7 +137,7 @@ def calibrate(
         head.save(run.error_head, {"fit": told})
     else:
         assert release is not None
-        written = [store(release, head, told)]
+        written = [add_head(release, "confidence", head, told).path]
     folder = Path(output or (run.path if run is not None else Path("runs") / str(weights)))
     title = f"{test.prepared.dataset.name} {test.prepared.dataset.split}, {len(test)} faces"
     left_out = f"Spearman on views that were left out {fit.spearman_one:.2f}, with the mirror {fit.spearman_two:.2f}"
@@ -166,8 +158,18 @@ def calibrate(
     return Calibration(fit, stretch, measured, (*written, *paths))
 
 
-def _released(release: Release, root: str | None) -> tuple[Data, FaceAligner]:
-    """The faces that a release has learnt from, and its aligner."""
+def networks_of(
+    weights: str | os.PathLike[str], root: str | None, weights_folder: str | os.PathLike[str]
+) -> tuple[RunFolder | None, Release | None, Data, FaceAligner]:
+    """The run or the release, one of them, the faces that it has learnt from, and its aligner, which looks twice.
+
+    :param weights, root, weights_folder: see :func:`calibrate`
+    :raises FileNotFoundError, ValueError, WeightsError: see :func:`calibrate`
+    """
+    if Path(weights).is_dir():
+        run = RunFolder(weights)
+        return run, None, run.data(root), run.aligner(mirror=True)
+    release = find_release(os.fspath(weights), weights_folder)
     card = release.card
     options: dict[str, Any] = {} if card.data.boxes == "landmarks" else {"boxes": card.data.boxes}
     name = "+".join(card.data.datasets)
@@ -175,7 +177,7 @@ def _released(release: Release, root: str | None) -> tuple[Data, FaceAligner]:
         options["size"] = card.data.datasets[name]
     data = Data(name, root, card.landmarks, options or None)
     gen, lrn = load_networks(release)
-    return data, FaceAligner(gen, lrn, card.alpha_2, margin=card.margin, mirror=True)
+    return None, release, data, FaceAligner(gen, lrn, card.alpha_2, margin=card.margin, mirror=True)
 
 
 def _places(
@@ -204,21 +206,6 @@ def _read_stretch(path: str | os.PathLike[str]) -> Stretch:
     if document is None:
         raise ValueError(f"'{path}' has no stretch: calibrate those weights with --held-out.")
     return Stretch.from_document(document)
-
-
-def store(release: Release, head: ErrorHead, told: str) -> Path:
-    """Put a head into the file of a release, beside its networks, and say so on its card.
-
-    :param told: how it was fitted, in words
-    :return: the file
-    """
-    gen, lrn = load_networks(release)
-
-    def describe(path: Path) -> Card:
-        recipe = release.card.recipe.partition(_MARK)[0] + f"{_MARK}{told}."
-        return replace(release.card, sha256=file_digest(path), recipe=recipe)
-
-    return publish(release.name, release.path.parent, {"gen": gen, "lrn": lrn, "confidence": head}, describe).path
 
 
 def measure(head: ErrorHead, seen: Seen) -> Iterator[Reliability]:

@@ -1,7 +1,9 @@
-"""``face-align tradeoff``: what an iteration buys. Accuracy over iterations, for Eq. 3 with many bounds alpha_2.
+"""``face-align tradeoff``: what an iteration buys. Accuracy over iterations, for rules to stop with many bounds.
 
-The paper shows one point of that curve (Table 6). A network is played once, for as long as any point needs it, and what
-a bound does is read off afterwards (:meth:`face_align_env.agents.common.rollout.Rollout.under`).
+The rules are Eq. 3 with its alpha_2, of which the paper shows one point (Table 6); and, where ``face-align calibrate``
+has fitted it, the predicted gain of the next iteration. Whether a rule stops at the right faces is seen in comparison
+with fixed lengths of the same mean. A network is played once, for as long as any point needs it, and what a bound does
+is read off afterwards (:meth:`face_align_env.agents.common.rollout.Rollout.until`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from rich.console import Console
 
 from face_align_env.agents.common.crop_rollout import roll_out
@@ -25,6 +28,7 @@ from face_align_env.extras import needs
 from face_align_env.files import write_json
 from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
 from face_align_env.metrics import bootstrap_interval, failure_rate
+from face_align_env.networks.gain import GainHead
 
 with needs("plots", "A figure"):
     import matplotlib
@@ -35,7 +39,32 @@ with needs("plots", "A figure"):
     from matplotlib.figure import Figure
 
 ALPHAS = tuple(np.geomspace(0.5, 8, 13).round(2).tolist())  # pixels; Table 2 has 1.5, 2.0 and 3.0
-FIXED = ", fixed length"  # of a curve's name: Eq. 3 is not asked
+LEAST_GAINS = (
+    0.4,
+    0.3,
+    0.25,
+    0.2,
+    0.18,
+    0.16,
+    0.15,
+    0.14,
+    0.13,
+    0.12,
+    0.11,
+    0.1,
+    0.09,
+    0.08,
+    0.07,
+    0.06,
+    0.05,
+    0.04,
+    0.03,
+    0.02,
+    0.01,
+    0.0,
+)  # fmt: skip - points of percent
+FIXED = ", fixed length"  # of a curve's name: no rule is asked
+GAIN = ", predicted gain"  # of a curve's name: what the next iteration gains is asked, not Eq. 3
 _NETWORKS = {"LRN+Eq.3": "LRN", "DCRN": "DCRN"}  # method of a run -> what its network is called without Eq. 3
 _LONG = f"GEN-LRN{GEN_CASCADE}"
 
@@ -46,9 +75,11 @@ Floats = npt.NDArray[np.float64]
 class Point:
     """A method under one way to stop it.
 
-    :param curve: ``"LRN+Eq.3"`` and ``"DCRN"``, stopped by Eq. 3; ``"LRN, fixed length"`` and ``"DCRN, fixed length"``,
-        the same networks for a number of iterations; ``"GEN"``; ``"GEN-LRN8"``
-    :param alpha_2: Eq. 3's bound, pixels of the crop; None: a fixed length
+    :param curve: ``"LRN+Eq.3"`` and ``"DCRN"``, stopped by Eq. 3; ``"DCRN, predicted gain"``, stopped by that; ``"LRN,
+        fixed length"`` and ``"DCRN, fixed length"``, the same networks for a number of iterations; ``"GEN"``;
+        ``"GEN-LRN8"``
+    :param alpha_2: Eq. 3's bound, pixels of the crop; None: it is not asked
+    :param least_gain: what an iteration must be predicted to gain, points of percent; None: it is not asked
     :param own: whether it is the bound that the run was trained with
     :param nme: mean NME, percent
     :param nme_low: lower end of its 95 % bootstrap interval over faces, percent
@@ -58,10 +89,15 @@ class Point:
     :param change: mean difference of NME to the curve's lowest, face by face, points of percent
     :param change_low: lower end of its 95 % bootstrap interval
     :param change_high: upper end
+    :param choice: mean difference of NME to a mixture of fixed lengths of the same mean (the two whole numbers next to
+        it), face by face, points of percent: what choosing the faces is worth; None: a fixed length
+    :param choice_low: lower end of its 95 % bootstrap interval
+    :param choice_high: upper end
     """
 
     curve: str
     alpha_2: float | None
+    least_gain: float | None
     own: bool
     nme: float
     nme_low: float
@@ -71,10 +107,15 @@ class Point:
     change: float
     change_low: float
     change_high: float
+    choice: float | None = None
+    choice_low: float | None = None
+    choice_high: float | None = None
 
     @property
     def setting(self) -> str:
         """How it was stopped, in words."""
+        if self.least_gain is not None:
+            return f"gains of {self.least_gain:g} points, {self.iterations:.2f} iterations"
         if self.alpha_2 is None:
             return f"{self.iterations:g} iterations"
         return f"alpha_2 = {self.alpha_2:g} pixels, {self.iterations:.2f} iterations"
@@ -113,7 +154,10 @@ class Tradeoff:
         return min((p for p in self.curve(name) if p.change_low <= 0), key=lambda point: (point.iterations, point.nme))
 
     def conclusions(self) -> list[str]:
-        """For each curve where its NME is lowest, and with how few iterations it is no worse than that."""
+        """Of each curve, where its NME is lowest, and with how few iterations it is no worse than that.
+
+        Of a rule to stop, also whether it stops at the right faces.
+        """
         lines = []
         for name in self.curves:
             best, cheapest = self.best(name), self.cheapest(name)
@@ -121,11 +165,60 @@ class Tradeoff:
                 f"{name}: the lowest NME is {best.nme:.2f} % ({best.setting}); the fewest iterations that are not "
                 f"significantly worse: {cheapest.nme:.2f} % ({cheapest.setting})"
             )
+            better = [p.iterations for p in self.curve(name) if p.choice_high is not None and p.choice_high < 0]
+            worse = [p.iterations for p in self.curve(name) if p.choice_low is not None and p.choice_low > 0]
+            if any(point.choice is not None for point in self.curve(name)):
+                lines.append(
+                    f"{name}, significantly better than fixed lengths of the same mean: {_spread(better)}; worse: "
+                    f"{_spread(worse)}"
+                )
         return lines
 
 
+def _spread(iterations: Sequence[float]) -> str:
+    """Where points lie, in words."""
+    if not iterations:
+        return "nowhere"
+    return f"at {len(iterations)} of its points, from {min(iterations):.2f} to {max(iterations):.2f} iterations"
+
+
+def against_fixed_lengths(
+    errors: Floats, lengths: npt.NDArray[np.int64], resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """What choosing the faces is worth: NME minus that of a mixture of fixed lengths with the same mean.
+
+    The mixture is of the two whole numbers next to the mean, each face taking part in both with their shares. A
+    resampled set of faces is compared with the mixture of its own mean.
+
+    :param errors: (T + 1, N) NME after 0 .. T iterations
+    :param lengths: (N,) iterations of each face, at most T
+    :param resamples: of the faces
+    :param seed: of them
+    :return: the mean difference, and the ends of its 95 % bootstrap interval; in the unit of the errors
+    """
+    faces = np.arange(errors.shape[1])
+    chosen = errors[lengths, faces]
+
+    def difference(some: npt.NDArray[np.int64]) -> float:
+        mean = lengths[some].mean()
+        below = min(int(mean), len(errors) - 2)
+        share = mean - below
+        mixture = (1 - share) * errors[below, some] + share * errors[below + 1, some]
+        return float((chosen[some] - mixture).mean())
+
+    rng = np.random.default_rng(seed)
+    drawn = [difference(rng.integers(len(faces), size=len(faces))) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return difference(faces), float(low), float(high)
+
+
 def measure(
-    rollouts: dict[str, Rollout], alphas: Sequence[float] = ALPHAS, own: float | None = None, seed: int = 0
+    rollouts: dict[str, Rollout],
+    alphas: Sequence[float] = ALPHAS,
+    own: float | None = None,
+    seed: int = 0,
+    gain_head: GainHead | None = None,
+    least_gains: Sequence[float] = LEAST_GAINS,
 ) -> Tradeoff:
     """The figures of all points.
 
@@ -133,6 +226,8 @@ def measure(
     :param alphas: bounds to try, pixels of the crop
     :param own: the bound that the run was trained with, tried too
     :param seed: of the bootstrap intervals
+    :param gain_head: predicts what DCRN's next iteration gains; None: nothing does
+    :param least_gains: bounds of that to try, points of percent
     :raises ValueError: a bound that is not positive
     """
     bounds = sorted({*alphas, *([] if own is None else [own])})
@@ -141,17 +236,31 @@ def measure(
     points: list[Point] = []
 
     def add(
-        curve: str, settings: Sequence[float | None], errors: Sequence[Floats], iterations: Sequence[float]
+        curve: str,
+        settings: Sequence[float | None],
+        errors: Sequence[Floats],
+        iterations: Sequence[float],
+        of_gain: bool = False,
+        choices: Sequence[tuple[float, float, float]] | None = None,
     ) -> None:
         best = errors[int(np.argmin([values.mean() for values in errors]))]
-        for alpha_2, values, steps in zip(settings, errors, iterations, strict=True):
+        for i, (bound, values, steps) in enumerate(zip(settings, errors, iterations, strict=True)):
             low, high = bootstrap_interval(values, seed=seed)
             change = values - best
             change_low, change_high = bootstrap_interval(change, seed=seed)
             figures = [values.mean(), low, high, failure_rate(values), change.mean(), change_low, change_high]
             mean, low, high, failures, *difference = (100 * float(figure) for figure in figures)
+            alpha_2, least = (None, bound) if of_gain else (bound, None)
             is_own = alpha_2 is not None and alpha_2 == own
-            points.append(Point(curve, alpha_2, is_own, mean, low, high, failures, steps, *difference))
+            choice = () if choices is None else (100 * value for value in choices[i])
+            points.append(Point(curve, alpha_2, least, is_own, mean, low, high, failures, steps, *difference, *choice))
+
+    def add_rule(
+        curve: str, settings: Sequence[float], whole: Rollout, stopped: Sequence[Rollout], of_gain: bool
+    ) -> None:
+        choices = [against_fixed_lengths(whole.errors, each.lengths, seed=seed) for each in stopped]
+        nmes, means = [each.nme for each in stopped], [float(each.lengths.mean()) for each in stopped]
+        add(curve, settings, nmes, means, of_gain, choices)
 
     first = next(iter(rollouts.values()))
     add("GEN", [None], [first.errors[0]], [0.0])
@@ -159,7 +268,12 @@ def measure(
     for name, rollout in dynamic.items():
         # The paper's rule for testing: NME is taken as 0.
         stopped = [rollout.under("blind", MDPParameters(alpha_2=alpha_2)) for alpha_2 in bounds]
-        add(name, bounds, [each.nme for each in stopped], [float(each.lengths.mean()) for each in stopped])
+        add_rule(name, bounds, rollout, stopped, of_gain=False)
+    if gain_head is not None and "DCRN" in dynamic:
+        predicted = _predicted_gains(gain_head, dynamic["DCRN"])
+        parameters = MDPParameters(max_iterations=len(predicted))
+        stopped = [dynamic["DCRN"].until(predicted < least, parameters) for least in least_gains]
+        add_rule("DCRN" + GAIN, least_gains, dynamic["DCRN"], stopped, of_gain=True)
     for name, rollout in dynamic.items():
         lengths = range(1, len(rollout.errors))
         add(
@@ -168,6 +282,14 @@ def measure(
     if _LONG in rollouts:
         add(_LONG, [None], [rollouts[_LONG].errors[GEN_CASCADE]], [float(GEN_CASCADE)])
     return Tradeoff(tuple(points))
+
+
+def _predicted_gains(head: GainHead, rollout: Rollout) -> npt.NDArray[np.float32]:
+    """(T, N) after each iteration, what the next one is predicted to gain, points of percent."""
+    assert rollout.actions is not None
+    steps = enumerate(torch.from_numpy(rollout.actions), 1)
+    with torch.inference_mode():
+        return np.stack([head(iteration, actions).cpu().numpy() for iteration, actions in steps])
 
 
 def tradeoff_table(tradeoff: Tradeoff, title: str, notes: Sequence[str] = ()) -> Table:
@@ -180,22 +302,28 @@ def tradeoff_table(tradeoff: Tradeoff, title: str, notes: Sequence[str] = ()) ->
 
     def line(point: Point) -> tuple[str, ...]:
         bound = "" if point.alpha_2 is None else f"{point.alpha_2:g}{' (the run)' if point.own else ''}"
+        if point.least_gain is not None:
+            bound = f"gain {point.least_gain:g}"
+        choice = ""
+        if point.choice is not None:
+            choice = f"{point.choice:+.3f} ({point.choice_low:+.3f} .. {point.choice_high:+.3f})"
         alone = len(tradeoff.curve(point.curve)) == 1
         change = "" if alone else f"{point.change:+.3f} ({point.change_low:+.3f} .. {point.change_high:+.3f})"
         interval = f"{point.nme_low:.2f} .. {point.nme_high:.2f}"
         cells = (number(point.iterations), number(point.nme), interval, number(point.failure_rate, 1))
-        return point.curve, bound, *cells, change
+        return point.curve, bound, *cells, change, choice
 
-    columns = ("method", "alpha_2", "iterations", "NME %", "95 % interval", "failures %", "NME: to the curve's lowest")
+    columns = ("method", "alpha_2", "iterations", "NME %", "95 % interval", "failures %", "NME: to the curve's lowest",
+               "to fixed lengths")  # fmt: skip
     return Table(title, columns, tuple(map(line, tradeoff.points)), (*tradeoff.conclusions(), *notes))
 
 
 def tradeoff_figure(tradeoff: Tradeoff, title: str) -> Figure:
     """The mean NME over the mean number of iterations: on the left all points, on the right closer.
 
-    A curve is Eq. 3 with one bound after the other, its star the run's own; dotted: the same network for a fixed number
-    of iterations. The bars are 95 % intervals over faces, which all curves share: whether two points of a curve differ
-    is said by the differences in the table.
+    A curve is Eq. 3 with one bound after the other, its star the run's own; dashed: stopped by the predicted gain;
+    dotted: the same network for a fixed number of iterations. The bars are 95 % intervals over faces, which all curves
+    share: whether two points of a curve differ is said by the differences in the table.
     """
     figure, (whole, close) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for name in tradeoff.curves:
@@ -227,8 +355,10 @@ def tradeoff_figure(tradeoff: Tradeoff, title: str) -> Figure:
 
 def _draw_curve(axes: Axes, name: str, points: Sequence[Point], bars: bool) -> None:
     fixed = name.endswith(FIXED)
-    method = {network + FIXED: method for method, network in _NETWORKS.items()}.get(name, name)
-    look = {**style(method), "label": name, **({"linestyle": ":", "marker": "x"} if fixed else {"marker": "o"})}
+    method = {network + FIXED: method for method, network in _NETWORKS.items()}.get(name, name).removesuffix(GAIN)
+    look = {**style(method), "label": name, "marker": "x" if fixed else "o"}
+    if fixed or name.endswith(GAIN):
+        look["linestyle"] = ":" if fixed else "--"
     x, y = [point.iterations for point in points], [point.nme for point in points]
     axes.errorbar(x, y, _bars(points) if bars and not fixed else None, markersize=4, elinewidth=0.5, alpha=0.8, **look)
     for point in points:
@@ -273,10 +403,12 @@ def run_tradeoff(
     prepared = data.prepare(split)
     own = prepared.dataset.alpha_2 if config.alpha_2 is None else config.alpha_2
     rollouts = {name: roll_out(aligner, prepared, "limit", progress=console.is_terminal) for name, aligner in aligners}
-    measured = measure(rollouts, alphas or ALPHAS, own, seed)
+    head = GainHead.load(run.gain_head) if run.gain_head.is_file() else None
+    measured = measure(rollouts, alphas or ALPHAS, own, seed, head)
     title = f"{data.dataset} {split}, {len(prepared)} faces, preset {config.preset}, seed {config.seed}"
     notes = [
-        "NME: to the curve's lowest: face by face, with 95 % bootstrap intervals",
+        "NME: to the curve's lowest, and to fixed lengths of the same mean: face by face, with 95 % bootstrap "
+        "intervals",
         f"Eq. 3 with NME taken as 0, at most {MAX_ITERATIONS} iterations; LRN: the cascade of {POLICY_CASCADE} that "
         "DCRN starts from",
         "a bound that is chosen by these faces is to be reported on others",

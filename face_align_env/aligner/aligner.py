@@ -19,16 +19,17 @@ from face_align_env.aligner.detection import Detector
 from face_align_env.aligner.detectors import get_detector
 from face_align_env.aligner.looks import Look, Photo, Refined
 from face_align_env.aligner.sharing import part_size, share_inference
-from face_align_env.checks import check_choice
+from face_align_env.checks import check_choice, check_number
 from face_align_env.crops import CROP_SIZE, MARGIN, crop_transform, cut
 from face_align_env.datasets.base import read_image
 from face_align_env.landmarks import get_scheme
 from face_align_env.mdp import HISTORY_SIZE, MAX_ITERATIONS, MDPParameters
-from face_align_env.networks.cascade import MeanStart, cascade
+from face_align_env.networks.cascade import MeanStart, Stop, cascade, eq_3
 from face_align_env.networks.confidence import ErrorHead, log_disagreement
+from face_align_env.networks.gain import GainHead, little_gain
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
-from face_align_env.released import find_release, load_error_head, load_networks
+from face_align_env.released import find_release, load_error_head, load_gain_head, load_networks
 
 if TYPE_CHECKING:
     from face_align_env.aligner.int8 import Int8GEN, Int8LRN
@@ -48,7 +49,7 @@ def _for_inference(network: NetworkT, device: torch.device, dtype: torch.dtype) 
 
 
 class FaceAligner:
-    """GEN, then LRN until Eq. 3 stops it: DCRN as section 3 uses it on new faces.
+    """GEN, then LRN until Eq. 3 (or ``least_gain``) stops it: DCRN as section 3 uses it on new faces.
 
     The networks are copied into the form that is fastest: batch normalisation folded into the convolutions, which
     changes x_0 by rounding (less than 0.001 pixels), and convolutions in channels-last memory.
@@ -71,8 +72,12 @@ class FaceAligner:
         confidence for twice the time
     :param error_head: predicts each face's error, :attr:`Alignment.confidence`; None: it is not known
     :param engine: what computes the networks: ``"torch"``, or ``"int8"``, see :mod:`face_align_env.aligner.int8`
-    :raises ValueError: start, lrn and error_head have different numbers of landmarks; there is no such engine, or it
-        takes no such device or dtype
+    :param gain_head: predicts what one more iteration gains; None: it is not known
+    :param least_gain: in the place of Eq. 3: a face stops when its next iteration is predicted to lower the error by
+        less than this, points of percent; None: Eq. 3. The prediction is for faces that begin with GEN's x_0, not with
+        their shape in the frame before
+    :raises ValueError: start, lrn and a head have different numbers of landmarks; there is no such engine, or it takes
+        no such device or dtype; ``least_gain`` without a head that knows
     :raises MissingExtraError: ``"int8"`` without ONNX Runtime
     """
 
@@ -90,11 +95,21 @@ class FaceAligner:
         mirror: bool = False,
         error_head: ErrorHead | None = None,
         engine: str = "torch",
+        gain_head: GainHead | None = None,
+        least_gain: float | None = None,
     ) -> None:
         check_choice("engine", engine, ENGINES)
         if engine == "int8" and (torch.device(device).type != "cpu" or dtype != torch.float32):
             raise ValueError("The engine 'int8' runs on the CPU, with numbers of its own: leave out device and dtype.")
-        for name, network in (("LRN", lrn), ("the head of the confidence", error_head)):
+        if least_gain is not None:
+            check_number("least_gain", least_gain)
+            if gain_head is None or lrn is None:
+                raise ValueError(
+                    "least_gain needs weights that predict what an iteration gains, and these do not. Have them learn "
+                    "it (face-align calibrate), or leave it out for Eq. 3."
+                )
+        heads = (("the head of the confidence", error_head), ("the head of the gain", gain_head))
+        for name, network in (("LRN", lrn), *heads):
             if network is not None and network.num_landmarks != start.num_landmarks:
                 raise ValueError(
                     f"x_0 has {start.num_landmarks} landmarks, {name} {network.num_landmarks}: take one scheme's."
@@ -114,6 +129,8 @@ class FaceAligner:
         self.mirror = mirror
         # d_T is LRN's: without it nothing is known.
         self.error_head = None if error_head is None or lrn is None else copy.deepcopy(error_head).to(self.device)
+        self.gain_head = None if gain_head is None or lrn is None else copy.deepcopy(gain_head).to(self.device)
+        self.least_gain = least_gain
         self._counterparts = torch.from_numpy(get_scheme(start.num_landmarks).mirror_permutation).to(self.device)
 
     @classmethod
@@ -125,8 +142,9 @@ class FaceAligner:
         detector: Detector | None = None,
         mirror: bool = False,
         engine: str = "torch",
+        least_gain: float | None = None,
     ) -> FaceAligner:
-        """The aligner of released weights, with the bound and the margin on their card, and the head they come with.
+        """The aligner of released weights, with the bound and the margin on their card, and the heads they come with.
 
         :param name: of the release, see :func:`face_align_env.released.released_names`
         :param device: where the networks run
@@ -134,7 +152,9 @@ class FaceAligner:
         :param detector: finds the faces of photos for which no boxes are given; None: see :class:`FaceAligner`
         :param mirror: look at each face twice; see :class:`FaceAligner`
         :param engine: what computes the networks; see :class:`FaceAligner`
-        :raises ValueError: there is no release of that name; the message says which there are
+        :param least_gain: stops a face in the place of Eq. 3; see :class:`FaceAligner`
+        :raises ValueError: there is no release of that name, the message says which there are; or it does not predict
+            what an iteration gains
         :raises WeightsError: its file is not the one that its card describes
         """
         release = find_release(name)
@@ -151,7 +171,17 @@ class FaceAligner:
             mirror=mirror,
             error_head=load_error_head(release),
             engine=engine,
+            gain_head=load_gain_head(release),
+            least_gain=least_gain,
         )
+
+    @property
+    def stop(self) -> Stop | None:
+        """What stops a face before ``max_iterations``; None: nothing."""
+        if self.least_gain is not None:
+            assert self.gain_head is not None
+            return little_gain(self.gain_head, self.least_gain)
+        return None if self.alpha_2 is None else eq_3(self.alpha_2)
 
     @property
     def detector(self) -> Detector:
@@ -332,7 +362,7 @@ class FaceAligner:
         history = x_0.new_zeros(len(images), HISTORY_SIZE) if d_0 is None else d_0.clone()
         if self.lrn is not None and len(images):
             patch_size = self.lrn.config.patch_size
-            for step in cascade(self.lrn, images, x_0, steps, self.alpha_2, patch_size, history.clone()):
+            for step in cascade(self.lrn, images, x_0, steps, self.stop, patch_size, history.clone()):
                 trajectories[step.faces, step.iteration :] = step.landmarks[:, None]
                 iterations[step.faces] = step.iteration
                 history[step.faces] = step.history

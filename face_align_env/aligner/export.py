@@ -60,6 +60,8 @@ def build(aligner: FaceAligner, kind: str = "photo", metadata: Mapping[str, Any]
     """
     check_choice("kind", kind, KINDS)
     first, policy = aligner.start, aligner.lrn
+    if aligner.least_gain is not None:
+        raise ExportError("Only Eq. 3 is exported: make the aligner without least_gain.")
     if not isinstance(first, nn.Module) or not isinstance(policy, LRN | None):
         raise ExportError(f"Only networks of the engine 'torch' are exported, these are of '{aligner.engine}'.")
     for network in (first, policy):

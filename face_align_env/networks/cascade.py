@@ -1,4 +1,4 @@
-"""The cascade: LRN applied again and again, with Eq. 3 to stop it. The only loop of its kind."""
+"""The cascade: LRN applied again and again, with Eq. 3 or another rule to stop it. The only loop of its kind."""
 
 from __future__ import annotations
 
@@ -17,6 +17,27 @@ class Regressor(Protocol):
     """What the cascade iterates: s_t -> (a_t, d_{t+1}). LRN is one, the DCRN policy's actor another."""
 
     def __call__(self, patches: Tensor, history: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+
+class Stop(Protocol):
+    """When a face has had enough iterations."""
+
+    def __call__(self, iteration: int, actions: Tensor, /) -> Tensor:
+        """(M,) bool, by the number of iterations, counted from 1, and the last increments (M, 2K), pixels."""
+        ...
+
+
+def eq_3(alpha_2: float) -> Stop:
+    """Eq. 3 under the paper's rule for tests, NME taken as 0: the last increment is short.
+
+    :param alpha_2: see :class:`~face_align_env.mdp.MDPParameters`
+    """
+
+    def stops(iteration: int, actions: Tensor) -> Tensor:
+        found: Tensor = is_terminal(0.0, actions, alpha_1=float("inf"), alpha_2=alpha_2)
+        return found
+
+    return stops
 
 
 class MeanStart(nn.Module):
@@ -46,7 +67,7 @@ class CascadeStep:
     :param landmarks: (M, K, 2) their new shapes x_t
     :param actions: (M, 2K) the increments a_{t-1} that led there
     :param history: (M, 512) d_t
-    :param stopped: (M,) bool, Eq. 3 holds (with NME taken as 0)
+    :param stopped: (M,) bool, the face has had enough
     """
 
     iteration: int
@@ -62,7 +83,7 @@ def cascade(
     crops: Tensor,
     x_0: Tensor,
     max_iterations: int | Tensor,
-    alpha_2: float | None = None,
+    stop: Stop | None = None,
     patch_size: int = PATCH_SIZE,
     history: Tensor | None = None,
 ) -> Iterator[CascadeStep]:
@@ -75,8 +96,7 @@ def cascade(
     :param x_0: (N, K, 2) start, crop pixels
     :param max_iterations: at most so many steps; or (N,) int64 on the host, the number of each face: one that has
         taken its own leaves the batch
-    :param alpha_2: with a value, a face whose step satisfies Eq. 3 under the paper's test rule (NME taken as 0)
-        leaves the batch; None: every face takes all steps
+    :param stop: a face that has had enough by it leaves the batch; None: every face takes all steps
     :param patch_size: side of the patches, pixels
     :param history: (N, 512) d_0; None: zeros
     """
@@ -95,12 +115,9 @@ def cascade(
             faces, x, history = faces[kept], x[kept], history[kept]
         actions, history = regressor(extract_patches(padded, x, patch_size, faces), history)
         x = transition(x, actions)
-        if alpha_2 is None:
-            stopped = torch.zeros_like(faces, dtype=torch.bool)
-        else:
-            stopped = is_terminal(0.0, actions, alpha_1=float("inf"), alpha_2=alpha_2)
+        stopped = torch.zeros_like(faces, dtype=torch.bool) if stop is None else stop(iteration, actions)
         yield CascadeStep(iteration, faces, x, actions, history, stopped)
-        if alpha_2 is None:
+        if stop is None:
             continue  # without asking, which would make the host wait for the device
         if stopped.all():
             return

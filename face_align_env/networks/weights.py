@@ -36,7 +36,7 @@ def save_weights(
     """Write weights to a temporary name and rename it, so that an interrupted run leaves the old file whole.
 
     :param path: the file to write, ``.safetensors``
-    :param network: ``"gen"``, ``"lrn"`` or ``"confidence"``
+    :param network: ``"gen"``, ``"lrn"``, ``"confidence"`` or ``"gain"``
     :param config: what rebuilds the network, JSON-able
     :param state: its ``state_dict()``
     :param notes: how it was trained, JSON-able

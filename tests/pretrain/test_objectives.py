@@ -16,7 +16,13 @@ from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
 from face_align_env.patches import extract_patches, pad_crops
 from face_align_env.pretrain.faces import Batch, DeviceFaces
-from face_align_env.pretrain.objectives import CascadeObjective, GENObjective, SampledEncoder, StartJitter, VisitedStates
+from face_align_env.pretrain.objectives import (
+    CascadeObjective,
+    GENObjective,
+    SampledEncoder,
+    StartJitter,
+    VisitedStates,
+)
 
 Faces = Callable[..., DeviceFaces]
 NewGEN = Callable[..., GEN]

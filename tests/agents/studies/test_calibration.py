@@ -10,35 +10,16 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
-from writers.release import METRIC
 
 from face_align_env.agents.cli.app import app
 from face_align_env.agents.release import make_release
-from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies import calibration
 from face_align_env.agents.studies.calibration import calibrate
 from face_align_env.networks.confidence import ErrorHead
-from face_align_env.networks.gen import GEN, GENConfig
-from face_align_env.networks.lrn import LRN, LRNConfig
 from face_align_env.pretrain.confidence import Seen, Stretch
 from face_align_env.pretrain.recipes import Data
 from face_align_env.released import find_release, load_error_head, load_networks
-
-
-@pytest.fixture
-def micro_run(tmp_path: Path) -> Path:
-    """The folder of a run whose networks have learned nothing."""
-    folder = tmp_path / "micro"
-    torch.manual_seed(0)
-    GEN(GENConfig(29, 16, 4, 16), torch.linspace(60, 190, 58).view(29, 2)).save(RunFolder(folder).gen)
-    LRN(LRNConfig(29, encoder=((4, 10, 10, 1),), bottleneck=4)).save(RunFolder(folder).agent)
-    RunConfig(Data("synthetic", None, 29, {"size": 12}), preset="tiny", alpha_2=3.0).write(folder)
-    row = {key: METRIC[key] for key in ("method", "nme", "nme_low", "nme_high", "failure_rate", "iterations")}
-    row |= {"nme_inter_pupil": None, "auc": 0.5, "ms_per_face": 1.0}
-    document = {"dataset": "synthetic", "split": "test", "num_faces": 12, "rows": [row]}
-    (folder / "evaluation.json").write_text(json.dumps(document))
-    return folder
 
 
 def test_a_run_learns_to_predict_its_errors(micro_run: Path) -> None:
@@ -143,7 +124,19 @@ def test_a_run_that_has_held_faces_out_is_stretched_by_them(
 def test_the_command(micro_run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["calibrate", str(micro_run), "--views", "1", "--json"])
     assert result.exit_code == 0, result.output
-    assert (micro_run / "confidence.safetensors").is_file()
+    assert {Path(path).name for path in json.loads(result.stdout)} == {"confidence.json", "gain.json"}
+    assert (micro_run / "gain.safetensors").is_file()
+    (micro_run / "confidence.safetensors").unlink()
+    result = CliRunner().invoke(app, ["calibrate", str(micro_run), "--views", "1", "--only", "gain"])
+    assert result.exit_code == 0, result.output
+    assert not (micro_run / "confidence.safetensors").is_file()
+    for wrong, said in (
+        (("--only", "error"), "--only must be one of confidence, gain"),
+        (("--only", "gain", "--like", "x.json"), "--held-out and --like stretch the confidence"),
+    ):
+        result = CliRunner().invoke(app, ["calibrate", str(micro_run), *wrong])
+        assert result.exit_code == 1
+        assert said in " ".join(result.output.split())
     result = CliRunner().invoke(app, ["calibrate", "nowhere-68"])
     assert result.exit_code == 1
     assert "no released weights 'nowhere-68'" in result.output

@@ -18,12 +18,20 @@ from face_align_env.agents.common.rollout import Rollout
 from face_align_env.agents.evaluation.measure import evaluate_method
 from face_align_env.agents.run_config import RunConfig
 from face_align_env.agents.run_folder import RunFolder
-from face_align_env.agents.studies.tradeoff import ALPHAS, measure, run_tradeoff, tradeoff_table
+from face_align_env.agents.studies.tradeoff import (
+    ALPHAS,
+    LEAST_GAINS,
+    against_fixed_lengths,
+    measure,
+    run_tradeoff,
+    tradeoff_table,
+)
 from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import FaceDataset
 from face_align_env.datasets.base import read_image
 from face_align_env.mdp import MDPParameters
 from face_align_env.networks.cascade import MeanStart
+from face_align_env.networks.gain import GainHead, GainHeadConfig
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
@@ -121,8 +129,43 @@ def test_points_and_what_they_say(rollout: Rollout) -> None:
     assert lines[0].startswith("DCRN: the lowest NME is 6.00 % (alpha_2 = 1.1 pixels, 2.50 iterations)")
     assert "7.00 % (alpha_2 = 7 pixels, 2.00 iterations)" in lines[0]
     rows = tradeoff_table(measured, "title").rows
-    assert rows[0] == ("GEN", "", "0.00", "20.00", "20.00 .. 20.00", "100.0", "")
+    assert rows[0] == ("GEN", "", "0.00", "20.00", "20.00 .. 20.00", "100.0", "", "")
     assert rows[2][:2] == ("DCRN", "7 (the run)")
+
+
+def test_what_choosing_the_faces_is_worth(rollout: Rollout) -> None:
+    """Eq. 3 at 1.1: two iterations for the first face, three for the second; a mixture has half of both for each."""
+    errors, lengths = rollout.errors, rollout.under("blind", MDPParameters(alpha_2=1.1)).lengths
+    assert lengths.tolist() == [2, 3]
+    mean, low, high = against_fixed_lengths(errors, lengths)
+    mixture = (errors[2] + errors[3]) / 2
+    assert mean == pytest.approx((0.04 + 0.08) / 2 - mixture.mean())
+    assert low <= mean <= high
+    # Resampled, both faces may be the same one: then there is nothing to choose.
+    assert high == pytest.approx(0, abs=1e-12)
+    for same in (0, 1, 3):
+        assert against_fixed_lengths(errors, np.full(2, same)) == pytest.approx((0, 0, 0))
+    (point, *_) = measure({"DCRN": rollout}, [1.1]).curve("DCRN")
+    assert (point.choice, point.choice_low) == pytest.approx((100 * mean, 100 * low))
+    fixed = measure({"DCRN": rollout}, [1.1]).curve("DCRN, fixed length")
+    assert {each.choice for each in fixed} == {None}
+
+
+def test_stopping_by_the_predicted_gain(rollout: Rollout) -> None:
+    head = GainHead(GainHeadConfig(68, 3))
+    head.slopes[:, 0] = 1.0  # the landmarks of a fixture's face all go as far
+    head.offset[1] = -10.0
+    measured = measure({"DCRN": rollout}, [1.1], gain_head=head, least_gains=[9.0, 1.5, 0.0, -20.0])
+    points = measured.curve("DCRN, predicted gain")
+    assert [point.least_gain for point in points] == [9.0, 1.5, 0.0, -20.0]
+    assert [point.iterations for point in points] == [1, 2, 2, 3]
+    assert {point.alpha_2 for point in points} == {None}
+    assert points[0].nme == pytest.approx(9.0)
+    assert "gains of 1.5 points, 2.00 iterations" in points[1].setting
+    lines = "\n".join(measured.conclusions())
+    assert "DCRN, predicted gain, significantly better than fixed lengths of the same mean: nowhere" in lines
+    rows = {row[1]: row for row in tradeoff_table(measured, "title").rows if row[0] == "DCRN, predicted gain"}
+    assert set(rows) == {"gain 9", "gain 1.5", "gain 0", "gain -20"}
 
 
 @pytest.mark.parametrize("alpha_2", [0.0, -1.0, np.nan, np.inf])
@@ -168,7 +211,9 @@ def test_a_run_is_measured_and_the_files_say_so(micro_run: Path) -> None:
     assert read_image(measured.paths[2]).std() > 5, "not empty"
     assert measured.curve("GEN-LRN8")[0].iterations == 8
 
+    GainHead(GainHeadConfig(68)).save(RunFolder(micro_run).gain_head)
     short = run_tradeoff(micro_run, "train", [1.0, 2.0])
+    assert [point.least_gain for point in short.curve("DCRN, predicted gain")] == list(LEAST_GAINS)
     assert [path.name for path in short.paths] == ["tradeoff-train.json", "tradeoff-train.md", "tradeoff-train.png"]
     assert [point.alpha_2 for point in short.curve("DCRN")] == [1.0, 2.0, 3.0]
 

@@ -25,6 +25,7 @@ from face_align_env.datasets.base import BadFaceError
 from face_align_env.landmarks import get_scheme
 from face_align_env.networks.cascade import MeanStart, cascade
 from face_align_env.networks.confidence import ErrorHead, ErrorHeadConfig
+from face_align_env.networks.gain import GainHead, GainHeadConfig
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
 from face_align_env.prepared import PreparedFaces
@@ -67,6 +68,36 @@ def test_eq_3_stops_each_face_by_itself(gen: GEN, lively: LRN, crops: np.ndarray
         assert (steps[: n - 1] >= alpha_2).all()
         assert steps[n - 1] < alpha_2 or n == 6
         np.testing.assert_array_equal(trajectory[n:], np.broadcast_to(trajectory[n], trajectory[n:].shape))
+
+
+def test_a_face_stops_where_its_next_iteration_is_predicted_to_gain_little(
+    gen: GEN, lively: LRN, crops: np.ndarray
+) -> None:
+    head = GainHead(GainHeadConfig(68, 6))
+    head.slopes[:, 0] = 1.0  # the mean length of the increment
+    trajectories, _ = FaceAligner(gen, lively, None, 6).align_crops(crops)
+    steps = np.linalg.norm(np.diff(trajectories, axis=1), axis=-1).mean(-1)
+    least = float(np.median(steps[:, :3].min(axis=1)))
+    found, iterations = FaceAligner(gen, lively, 1e9, 6, gain_head=head, least_gain=least).align_crops(crops)
+    assert iterations.min() < iterations.max(), "faces differ, and Eq. 3 is not asked"
+    for own, path, shape, n in zip(steps, trajectories, found, iterations.tolist(), strict=True):
+        assert (own[: n - 1] >= least).all()
+        assert own[n - 1] < least or n == 6
+        np.testing.assert_allclose(shape[-1], path[n], atol=1e-3)
+    told, lengths = FaceAligner(gen, lively, 1e9, 6, gain_head=head).align_crops(crops)
+    assert lengths.tolist() == [1] * 8, "Eq. 3, where no gain is asked for"
+    assert told.shape == found.shape
+
+
+def test_gains_that_nobody_predicts_are_an_error(gen: GEN, lively: LRN) -> None:
+    head = GainHead(GainHeadConfig(68))
+    for arguments in ({}, {"gain_head": None}):
+        with pytest.raises(ValueError, match="least_gain needs weights that predict what an iteration gains"):
+            FaceAligner(gen, lively, least_gain=0.1, **arguments)
+    with pytest.raises(ValueError, match="least_gain must be a finite number"):
+        FaceAligner(gen, lively, gain_head=head, least_gain=float("nan"))
+    with pytest.raises(ValueError, match="the head of the gain 19"):
+        FaceAligner(gen, lively, gain_head=GainHead(GainHeadConfig(19)), least_gain=0.1)
 
 
 @pytest.mark.parametrize(("alpha_2", "expected"), [(None, 4), (1e9, 1), (1e-9, 4)])

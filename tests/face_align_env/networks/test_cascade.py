@@ -7,7 +7,7 @@ from torch import Tensor
 from writers.networks import images, micro_lrn
 
 from face_align_env.mdp import HISTORY_SIZE, transition
-from face_align_env.networks.cascade import MeanStart, cascade
+from face_align_env.networks.cascade import MeanStart, cascade, eq_3
 from face_align_env.patches import extract_patches, pad_crops
 
 
@@ -42,7 +42,7 @@ SCRIPT = [[1.0, 9, 9, 9], [5.0, 4, 1, 9], [5.0, 4, 3, 2], [5.0, 1.5, 1, 9]]  # |
 
 def test_faces_that_have_stopped_leave_the_batch() -> None:
     regressor = Scripted(SCRIPT)
-    steps = list(cascade(regressor, labelled_crops(4), starts(4), max_iterations=4, alpha_2=3.0))
+    steps = list(cascade(regressor, labelled_crops(4), starts(4), max_iterations=4, stop=eq_3(3.0)))
     # the step of 1.5 pixels is alpha_2 exactly: it does not stop (Eq. 3 says <)
     assert regressor.seen == [[0, 1, 2, 3], [1, 2, 3], [1, 2, 3], [2]]
     assert [step.faces.tolist() for step in steps] == regressor.seen
@@ -57,13 +57,13 @@ def test_faces_that_have_stopped_leave_the_batch() -> None:
 
 def test_the_cascade_ends_when_all_have_stopped() -> None:
     regressor = Scripted([[1.0] * 8, [5.0, 1] * 4])
-    assert len(list(cascade(regressor, labelled_crops(2), starts(2), max_iterations=8, alpha_2=3.0))) == 2
+    assert len(list(cascade(regressor, labelled_crops(2), starts(2), max_iterations=8, stop=eq_3(3.0)))) == 2
 
 
 def test_faces_that_leave_do_not_change_the_others() -> None:
     crops, x_0 = labelled_crops(4), starts(4)
     together = {}
-    for step in cascade(Scripted(SCRIPT), crops, x_0, 4, alpha_2=3.0):
+    for step in cascade(Scripted(SCRIPT), crops, x_0, 4, stop=eq_3(3.0)):
         for face, x in zip(step.faces.tolist(), step.landmarks, strict=True):
             together[face, step.iteration] = x
     for step in cascade(Scripted(SCRIPT), crops, x_0, 4):
@@ -85,7 +85,7 @@ def test_a_face_leaves_after_its_own_number_of_iterations() -> None:
 
 def test_a_face_leaves_at_eq_3_or_after_its_own_number_of_iterations() -> None:
     regressor = Scripted(SCRIPT)
-    list(cascade(regressor, labelled_crops(4), starts(4), torch.tensor([4, 2, 3, 4]), alpha_2=3.0))
+    list(cascade(regressor, labelled_crops(4), starts(4), torch.tensor([4, 2, 3, 4]), stop=eq_3(3.0)))
     assert regressor.seen == [[0, 1, 2, 3], [1, 2, 3], [2, 3]]
 
 
