@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -319,13 +320,13 @@ def tradeoff_table(tradeoff: Tradeoff, title: str, notes: Sequence[str] = ()) ->
 
 
 def tradeoff_figure(tradeoff: Tradeoff, title: str) -> Figure:
-    """The mean NME over the mean number of iterations: on the left all points, on the right closer.
+    """The mean NME over the mean number of iterations: all points, closer, and against fixed lengths of the same mean.
 
-    A curve is Eq. 3 with one bound after the other, its star the run's own; dashed: stopped by the predicted gain;
-    dotted: the same network for a fixed number of iterations. The bars are 95 % intervals over faces, which all curves
-    share: whether two points of a curve differ is said by the differences in the table.
+    A curve is a rule with one bound after the other; the star is the run's own, dotted is the same network for a fixed
+    number of iterations. The bars are 95 % intervals over faces, on the left those of the NME, which all curves share;
+    on the right those of the differences, which tell whether a rule stops at the right faces.
     """
-    figure, (whole, close) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    figure, (whole, close, choice) = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
     for name in tradeoff.curves:
         _draw_curve(whole, name, tradeoff.curve(name), bars=True)
         _draw_curve(close, name, tradeoff.curve(name), bars=False)
@@ -349,21 +350,43 @@ def tradeoff_figure(tradeoff: Tradeoff, title: str) -> Figure:
     whole.set_title("with 95 % intervals over faces", fontsize=9)
     close.set_title("closer; the numbers are alpha_2, pixels", fontsize=9)
     whole.legend(fontsize=8)
+    for name in tradeoff.curves:
+        _draw_choice(choice, name, tradeoff.curve(name))
+    choice.axhline(0, color="0.4", linewidth=1, linestyle=":")
+    choice.set(xlabel="mean iterations", ylabel="NME minus that of fixed lengths, points of %")
+    choice.set_title("below zero: it stops at the right faces", fontsize=9)
+    choice.grid(alpha=0.3)
+    choice.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
 
 
 def _draw_curve(axes: Axes, name: str, points: Sequence[Point], bars: bool) -> None:
     fixed = name.endswith(FIXED)
-    method = {network + FIXED: method for method, network in _NETWORKS.items()}.get(name, name).removesuffix(GAIN)
-    look = {**style(method), "label": name, "marker": "x" if fixed else "o"}
-    if fixed or name.endswith(GAIN):
-        look["linestyle"] = ":" if fixed else "--"
+    look = {**_look(name), "marker": "x" if fixed else "o"}
+    if fixed:
+        look["linestyle"] = ":"
     x, y = [point.iterations for point in points], [point.nme for point in points]
     axes.errorbar(x, y, _bars(points) if bars and not fixed else None, markersize=4, elinewidth=0.5, alpha=0.8, **look)
     for point in points:
         if point.own:
             axes.plot(point.iterations, point.nme, marker="*", markersize=13, color=look["color"], markeredgecolor="k")
+
+
+def _draw_choice(axes: Axes, name: str, points: Sequence[Point]) -> None:
+    """What choosing the faces is worth, over the mean number of iterations; nothing of fixed lengths."""
+    found = [(p.iterations, p.choice, p.choice_low, p.choice_high) for p in points]
+    x, mean, low, high = np.array([each for each in found if None not in each], dtype=float).reshape(-1, 4).T
+    if len(x):
+        axes.errorbar(x, mean, (mean - low, high - mean), marker="o", markersize=4, elinewidth=0.8, **_look(name))
+
+
+def _look(name: str) -> dict[str, Any]:
+    """How a curve is drawn: as its method; stopped by the predicted gain, in another colour."""
+    if name.endswith(GAIN):
+        return {"color": "tab:red", "label": name}
+    method = {network + FIXED: method for method, network in _NETWORKS.items()}.get(name, name)
+    return {**style(method), "label": name}
 
 
 def _bars(points: Sequence[Point]) -> tuple[list[float], list[float]]:
