@@ -69,6 +69,20 @@ def test_in_a_pipe_every_photo_is_a_line_of_json(folder: Path) -> None:
     assert set(found) == {"landmarks", "box", "iterations", "confidence", "pose", "five_points"}
 
 
+def test_faces_stop_where_little_is_to_be_gained(folder: Path) -> None:
+    def iterations(*options: str) -> list[int]:
+        result = CliRunner().invoke(app, ["align", str(folder), "--weights", "300w-68", *options])
+        assert result.exit_code == 0, result.output
+        told = [json.loads(line) for line in result.stdout.splitlines()]
+        return [face["iterations"] for each in told for face in each["faces"]]
+
+    assert iterations("--least-gain", "9") == [1, 1, 1]
+    assert iterations("--least-gain", "-9") == [10, 10, 10]
+    result = CliRunner().invoke(app, ["align", str(folder), *FAST, "--least-gain", "0.1"])
+    assert result.exit_code == 1
+    assert "least_gain needs weights that predict what an iteration gains" in " ".join(result.output.split())
+
+
 def test_on_a_terminal_faces_are_a_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.console, "_force_terminal", True)
     output = call(folder).output

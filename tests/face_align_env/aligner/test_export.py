@@ -17,6 +17,7 @@ from face_align_env.aligner import FaceAligner, export, make_yunet, yunet
 from face_align_env.datasets import load_dataset
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.confidence import ErrorHead, ErrorHeadConfig
+from face_align_env.networks.gain import GainHead, GainHeadConfig
 from face_align_env.networks.gen import GEN, GENConfig
 from face_align_env.networks.lrn import LRN
 
@@ -210,6 +211,8 @@ def test_what_cannot_be_exported_is_said(
         export.build(aligner, "video")
     with pytest.raises(export.ExportError, match=r"float32 are exported, these are in torch\.bfloat16"):
         export.build(FaceAligner(gen, new_lrn(), dtype=torch.bfloat16))
+    with pytest.raises(export.ExportError, match=r"Only Eq\. 3 is exported: make the aligner without least_gain"):
+        export.build(FaceAligner(gen, new_lrn(), gain_head=GainHead(GainHeadConfig(68)), least_gain=0.1))
     monkeypatch.setattr(export, "differences", lambda *_: np.full(8, 0.5))
     with pytest.raises(export.ExportError, match=r"by 0\.5 pixels\): nothing was written"):
         export.write(aligner, tmp_path / "aligner.onnx")
