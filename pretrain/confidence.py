@@ -10,12 +10,11 @@ import numpy.typing as npt
 import torch
 
 from face_align_env.aligner.aligner import FaceAligner
-from face_align_env.augmentation import Augmentation, Views
+from face_align_env.augmentation import Augmentation
 from face_align_env.mdp import nme
 from face_align_env.metrics import spearman
 from face_align_env.networks.confidence import ErrorHead, ErrorHeadConfig, log_disagreement
-from face_align_env.pretrain.faces import DeviceFaces
-from face_align_env.progress import Progress
+from face_align_env.pretrain.faces import Batch, DeviceFaces
 
 PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 """Ridge penalties that are tried."""
@@ -111,21 +110,11 @@ def see(
     :param views: of each face
     :param seed: of the views
     """
-    parts = []
-    with Progress(total=views * len(faces), desc="looking at faces", unit="face", leave=False) as bar:
-        for view in range(views):
-            for first in range(0, len(faces), aligner.batch_size):
-                chosen = np.arange(first, min(first + aligner.batch_size, len(faces)))
-                drawn = None
-                if augmentation is not None:
-                    drawn = augmentation.sample(np.random.default_rng([seed, 2, view, first]), len(chosen))
-                parts.append(_see_batch(aligner, faces, chosen, drawn))
-                bar.update(len(chosen))
-    return Seen.concatenate(parts)
+    batches = faces.looked_at(aligner.batch_size, augmentation, views, (seed, 2), "looking at faces")
+    return Seen.concatenate([_see_batch(aligner, chosen, batch) for chosen, batch in batches])
 
 
-def _see_batch(aligner: FaceAligner, faces: DeviceFaces, chosen: npt.NDArray[np.int64], views: Views | None) -> Seen:
-    batch = faces.batch(chosen, views)
+def _see_batch(aligner: FaceAligner, chosen: npt.NDArray[np.int64], batch: Batch) -> Seen:
     looks = aligner.looks(batch.crops.numpy())
     first, second = (look.trajectories[:, -1].cpu() for look in looks)
     errors = [nme(x, batch.landmarks, batch.d, batch.counted) for x in (first, second, (first + second) / 2)]

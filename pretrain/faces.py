@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +134,28 @@ class DeviceFaces:
             to_device(d.astype(np.float32), self.device),
             to_device(counted, self.device),
         )
+
+    def looked_at(
+        self, batch_size: int, augmentation: Augmentation | None, views: int, seed: Sequence[int], title: str
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
+        """All faces, one view of each after the other, in batches, with a bar.
+
+        :param batch_size: faces of a batch, at most
+        :param augmentation: of the views; None: plain
+        :param views: of each face
+        :param seed: of the views
+        :param title: of the bar
+        :return: the faces of each batch, and their view
+        """
+        with Progress(total=views * len(self), desc=title, unit="face", leave=False) as bar:
+            for view in range(views):
+                for first in range(0, len(self), batch_size):
+                    chosen = np.arange(first, min(first + batch_size, len(self)))
+                    drawn = None
+                    if augmentation is not None:
+                        drawn = augmentation.sample(np.random.default_rng([*seed, view, first]), len(chosen))
+                    yield chosen, self.batch(chosen, drawn)
+                    bar.update(len(chosen))
 
     def training_batch(
         self, step: int, batch_size: int, seed: int, augmentation: Augmentation, share: tuple[int, int] = (0, 1)

@@ -14,7 +14,6 @@ from face_align_env.mdp import MAX_ITERATIONS, nme
 from face_align_env.networks.cascade import cascade
 from face_align_env.networks.gain import GainHead, GainHeadConfig, increment_lengths
 from face_align_env.pretrain.faces import DeviceFaces
-from face_align_env.progress import Progress
 
 FOLDS = 5
 LEAST_FACES = 10
@@ -43,26 +42,18 @@ def see_paths(
     """Iterate faces to the limit, plain or in random views, and measure on the way.
 
     :param aligner: with an LRN
-    :param faces: whose crops are of full size
+    :param faces: whose crops are of full size, on the CPU
     :param augmentation: of the random views; None: plain
     :param views: of each face
     :param seed: of the views
     """
     lengths: list[Floats] = []
     errors: list[Floats] = []
-    with Progress(total=views * len(faces), desc="iterating faces", unit="face", leave=False) as bar:
-        for view in range(views):
-            for first in range(0, len(faces), aligner.batch_size):
-                chosen = np.arange(first, min(first + aligner.batch_size, len(faces)))
-                drawn = None
-                if augmentation is not None:
-                    drawn = augmentation.sample(np.random.default_rng([seed, 3, view, first]), len(chosen))
-                batch = faces.batch(chosen, drawn)
-                shapes, gone = _path(aligner, batch.crops.to(aligner.device))
-                measured = [nme(x, batch.landmarks, batch.d, batch.counted) for x in shapes]
-                lengths.append(gone.double().numpy())
-                errors.append(100 * torch.stack(measured).double().numpy())
-                bar.update(len(chosen))
+    for _, batch in faces.looked_at(aligner.batch_size, augmentation, views, (seed, 3), "iterating faces"):
+        shapes, gone = _path(aligner, batch.crops.to(aligner.device))
+        measured = [nme(x, batch.landmarks, batch.d, batch.counted) for x in shapes]
+        lengths.append(gone.double().numpy())
+        errors.append(100 * torch.stack(measured).double().numpy())
     return Paths(views, np.concatenate(lengths, axis=1), np.concatenate(errors, axis=1))
 
 
