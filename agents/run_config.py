@@ -43,8 +43,8 @@ class RunConfig(DCRNTraining):
     :param jitter: how GEN's x_0 is moved for the cascades as KEY=VALUE (shift=0, scale, rotation); repeat for more
     :param visited: faces that GEN's cascades roll forward before the trained iterations, as KEY=VALUE (share=0.6,
         depth=8); repeat for more. share=0: none
-    :param encoder_share: of the patches, that LRN's encoder learns from in a step: a fourth of them teaches it as much
-        in half of the time; 1: all
+    :param encoder_share: of the patches, that LRN's encoder learns from in a step: half of them teach it nearly as
+        much, and its passes take little more than half the time; 1: all
     :param lrn_init: weights of an LRN, or the name of a release, that GEN's cascades are fine-tuned from; default:
         fresh weights
     """

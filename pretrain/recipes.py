@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MadeT = TypeVar("MadeT")
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-ENCODER_SHARE = 0.25
+ENCODER_SHARE = 0.5
 """Of the patches, that LRN's encoder learns from in a step: see
 :class:`~face_align_env.pretrain.objectives.SampledEncoder`."""
 HELD_OUT = "held_out"
@@ -240,8 +240,8 @@ class LRNTraining(GENTraining):
     :param jitter: how GEN's x_0 is moved as KEY=VALUE (shift=0, scale, rotation); repeat for more
     :param visited: faces that are rolled forward before the trained iterations, as KEY=VALUE (share=0.6, depth=8);
         repeat for more. share=0: none. Default: those of a cascade that starts from GEN
-    :param encoder_share: of the patches, that the encoder learns from in a step: a fourth of them teaches it as much in
-        half of the time; 1: all
+    :param encoder_share: of the patches, that the encoder learns from in a step: half of them teach it nearly as much,
+        and its passes take little more than half the time; 1: all
     """
 
     start: str = setting("gen", flag="--from", choices=("gen", "mean"))

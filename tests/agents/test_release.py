@@ -122,7 +122,7 @@ def test_the_command_on_the_card_makes_the_same_run(tmp_path: Path) -> None:
     )
     assert sentences in describe_recipe(changed)
     assert "Random views" not in describe_recipe(CONFIG)
-    assert "LRN's encoder learnt from 0.25 of the patches in a step." in describe_recipe(CONFIG)
+    assert "LRN's encoder learnt from 0.5 of the patches in a step." in describe_recipe(CONFIG)
     assert "of the patches" not in describe_recipe(replace(CONFIG, encoder_share=1.0))
 
 

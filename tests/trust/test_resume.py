@@ -137,7 +137,7 @@ def test_programs_in_the_places_of_older_checkpoints_do_not_run(trained: Any) ->
         ("lrn", ("--option", "seed=7"), "faces"),
         ("lrn", ("--jitter", "shift=0"), "jitter"),
         ("lrn", ("--visited", "share=0"), "visited"),
-        ("lrn", ("--encoder-share", "1"), "encoder_share: 0.25 before, None now"),
+        ("lrn", ("--encoder-share", "1"), "encoder_share: 0.5 before, None now"),
         ("dcrn", ("--option", "seed=7"), "faces"),
         ("dcrn", ("--env", "reward=dense"), "environment"),
         ("dcrn", ("--set", "tau=0.1"), "overrides"),

@@ -286,12 +286,12 @@ def test_ranges_of_the_training_are_options(here: Path) -> None:
     call("pretrain", "gen", *common, "--init", weights, "--output", "gen-tuned")
     settings = load_checkpoint(here / "gen-tuned" / CHECKPOINT)["identity"]
     assert settings["init_sha256"] == file_digest(here / weights)
-    chosen = ("--jitter", "shift=0", "--visited", "depth=2", "--encoder-share", "0.5", "--iterations", "1")
+    chosen = ("--jitter", "shift=0", "--visited", "depth=2", "--encoder-share", "0.25", "--iterations", "1")
     call("pretrain", "lrn", *common, "--gen", weights, *chosen, "--output", "lrn")
     settings = load_checkpoint(here / "lrn" / CHECKPOINT)["identity"]
     assert settings["jitter"]["shift"] == 0
     assert settings["visited"] == {"share": 0.6, "depth": 2}
-    assert settings["encoder_share"] == 0.5
+    assert settings["encoder_share"] == 0.25
     assert settings["init_sha256"] is None
     call(
         "pretrain", "lrn", *common, "--gen", weights, *chosen, "--init", "lrn/weights.safetensors", "--output", "tuned"
