@@ -146,7 +146,7 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     | Parameter         | Type                         | Default       | Description                                                        |
     |-------------------|------------------------------|---------------|--------------------------------------------------------------------|
     | `dataset`         | **str**, `FaceDataset`, `FaceSource` | `"synthetic"` | Name of a dataset, several of one scheme joined by `+`, or a dataset object, which brings its own split |
-    | `split`           | **str**                      | `"train"`     | A split of the dataset                                             |
+    | `split`           | **str**                      | `"train"`     | A split of the dataset; `"test"` is the test split, whatever its name (of 300W: `"full"`) |
     | `root`            | **path**                     | `None`        | Where the data is; see `load_dataset`                              |
     | `landmarks`       | **int**                      | `None`        | Number of landmarks, where the dataset offers several              |
     | `dataset_options` | **dict**                     | `None`        | Further keywords of the dataset, e.g. `{"boxes": "detector"}`      |

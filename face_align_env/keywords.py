@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from face_align_env import mdp
 from face_align_env.checks import check_choice, check_flag, check_integer, check_number
 from face_align_env.crops import MARGIN
-from face_align_env.datasets import FaceDataset, load_dataset
+from face_align_env.datasets import FaceDataset, dataset_class, dataset_splits, load_dataset
 from face_align_env.initialization import Initializer, make_initializer, released_gen
 from face_align_env.mdp import DEFAULT_ACTION_LIMIT, HISTORY_SIZE, MDPParameters
 from face_align_env.metrics import NORMALIZERS
@@ -300,7 +300,7 @@ class Keywords:
             return FaceSource(self.dataset.prepared, self._motion()) if self.frames > 1 else self.dataset
         faces = self.dataset
         if isinstance(faces, str):
-            faces = load_dataset(faces, self.split, self.root, self.landmarks, **(self.dataset_options or {}))
+            faces = load_dataset(faces, self._split(faces), self.root, self.landmarks, **(self.dataset_options or {}))
         prepared = PreparedFaces(faces, self.normalizer, MARGIN if self.margin is None else self.margin)
         if self.frames > 1:
             return FaceSource(prepared, self._motion())
@@ -314,6 +314,12 @@ class Keywords:
         if isinstance(self.augment, Mapping):
             return FaceSource(prepared, Augmentation(**self.augment))
         return FaceSource(prepared, self.augment)
+
+    def _split(self, dataset: str) -> str:
+        """The split under the dataset's own name for it: a task's held-out faces are ``"test"`` with any dataset."""
+        if self.split != "test" or "test" in dataset_splits(dataset) or "+" in dataset:
+            return self.split
+        return dataset_class(dataset).test_split
 
     def training_faces(self, prepared: PreparedFaces) -> PreparedFaces:
         """The training split, from which the mean shape and the shape modes come.
