@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from face_align_env.sequences import Motion
 
 PathLike = str | os.PathLike[str]
-Termination = Literal["oracle", "blind", "limit"]
+Termination = Literal["oracle", "blind", "limit", "action"]
 Reward = Literal["paper", "dense", "shaped"]
 TERMINATIONS: tuple[str, ...] = get_args(Termination)
 
@@ -103,8 +103,8 @@ class Task:
     :param source: the faces
     :param initializer: gives x_0
     :param parameters: constants of Eq. 3 and 4
-    :param termination: ``"oracle"``, ``"blind"`` (Eq. 3 with NME taken as 0) or ``"limit"`` (never before
-        ``max_iterations``; then Eq. 3 with the action taken as 0)
+    :param termination: ``"oracle"``, ``"blind"`` (Eq. 3 with NME taken as 0), ``"limit"`` (never before
+        ``max_iterations``; then Eq. 3 with the action taken as 0) or ``"action"`` (where the agent says so)
     :param terminate_at_limit: whether the last allowed iteration terminates an episode; otherwise it truncates it
     :param action_limit: largest increment of a coordinate in one iteration, pixels
     :param patch_size: side of a patch, pixels
@@ -166,12 +166,27 @@ class Task:
         return spaces.Dict(parts)
 
     @property
+    def agent_stops(self) -> bool:
+        """Whether the action says when an episode ends, by a number after its increments."""
+        return self.termination == "action"
+
+    @property
     def action_space(self) -> spaces.Box:
-        """a_t, or [a_t, d_{t+1}] where the policy writes the history."""
+        """[a_t, stop, d_{t+1}]: stop where the agent ends the episodes, d_{t+1} where the policy writes the history."""
         high = np.full(2 * self.num_landmarks, self.action_limit, dtype=np.float32)
-        if self.learned_history:
-            high = np.concatenate([high, np.ones(HISTORY_SIZE, dtype=np.float32)])
+        others = self.agent_stops + HISTORY_SIZE * self.learned_history
+        high = np.concatenate([high, np.ones(others, dtype=np.float32)])
         return spaces.Box(-high, high, dtype=np.float32)
+
+    @property
+    def action_layout(self) -> str:
+        """What the numbers of an action are, for messages."""
+        parts = ["increments dx_1, dy_1, ..., dx_K, dy_K in pixels of the crop"]
+        if self.agent_stops:
+            parts.append("a number that stops above 0")
+        if self.learned_history:
+            parts.append("d_(t+1)")
+        return ", then ".join(parts)
 
 
 @dataclass(frozen=True, eq=False)
