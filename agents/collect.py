@@ -206,13 +206,13 @@ def _play(envs: FaceAlignVectorEnv, policy: Policy, noise: float, seed: int) -> 
     from minari.data_collector import EpisodeBuffer
 
     rng = np.random.default_rng(seed)
-    width = 2 * envs.task.num_landmarks
+    width, layout = 2 * envs.task.num_landmarks, envs.task.action_layout
 
     def noisy(observations: Observations) -> npt.NDArray[np.float32]:
         """Actions as the environment takes them, which is how they are recorded."""
-        actions = valid_actions(policy(observations), envs.action_space)
+        actions = valid_actions(policy(observations), envs.action_space, layout)
         actions[:, :width] += noise * rng.standard_normal((len(actions), width), dtype=np.float32)
-        recorded: npt.NDArray[np.float32] = valid_actions(actions, envs.action_space)
+        recorded: npt.NDArray[np.float32] = valid_actions(actions, envs.action_space, layout)
         return recorded
 
     order: list[int] = []

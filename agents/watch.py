@@ -102,8 +102,11 @@ def play(
     :param termination: of :class:`~face_align_env.env.FaceAlignEnv`; None: ``"limit"`` for the cascades of fixed
         length, for the others by the split: blind, on the training split oracle
     :raises FileNotFoundError: it is no run's folder, it has no such weights, or there is no data
-    :raises ValueError: there is no such face, method or termination
+    :raises ValueError: there is no such face, method or termination; ``"action"``, since no policy of a run says when
+        it stops
     """
+    if termination == "action":
+        raise ValueError("A run's policies do not say when they stop: termination may be oracle, blind or limit.")
     run = RunFolder(folder)
     if method not in METHODS:
         raise ValueError(f"There is no method '{method}'; there are {', '.join(METHODS)}.")

@@ -45,6 +45,9 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     Pixels are kept, rather than [-1, 1], because Eq. 3 and exploration noise speak pixels;
     `gymnasium.wrappers.RescaleAction` gives [-1, 1] to those who want it.
 
+    With `termination="action"` the agent says itself when it is finished, by one more number in [-1, 1] after the
+    increments: the space is `Box((2K + 1,))`. Where it is above 0, x_t + a_t is final.
+
     ## Observation Space
 
     The paper's state s_t = (p_t, d_t), a `Dict`:
@@ -57,8 +60,9 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     | `residual` | `Box(-inf, inf, (2K,), float32)`  | only with `observe_residual`: x^ - x_t, pixels, for tests of algorithms without vision; photos have no such observation |
 
     In the paper the policy writes d_t itself (d_{t+1} = LRN(s_t)). That is `LearnedHistory(env)`, or
-    `learned_history=True`: the action becomes `[a_t, d_{t+1}]` in R^{2K + 512}, its second part comes back as the next
-    observation's `history`, and everything else sees a_t only.
+    `learned_history=True`: the action becomes `[a_t, d_{t+1}]` in R^{2K + 512}, or `[a_t, stop, d_{t+1}]` in R^{2K + 513}
+    with `termination="action"`; its last part comes back as the next observation's `history`, and everything else sees
+    the rest only. A history of actions has the increments alone.
 
     ## Transition
 
@@ -72,8 +76,8 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     - `-1` where (1 - beta_2) NME(x_{t-1}) <= NME(x_t): the error has grown by at least 2 %
     - `0` otherwise
     - `+10` instead, where the episode ends at a terminal state with an NME below alpha_1
-    - `-10` instead, where it ends otherwise: by `max_iterations`, or, under blind termination, at rest on a face that
-      has not been found
+    - `-10` instead, where it ends otherwise: by `max_iterations`, or on a face that has not been found, under blind
+      termination at rest, with `termination="action"` by the agent's word
 
     Variants, with the paper's as the default:
 
@@ -99,6 +103,8 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
        `is_success` still know the NME. `"limit"`: a cascade of fixed length, never before `max_iterations` actions.
        Eq. 3's bound on the action says when to stop, and that is given, so only NME(x_t) < alpha_1 is asked, of the
        last state: +10 and terminated where it holds. A last step that is large and right should not be penalised.
+       `"action"`: where the agent says so, see Action Space. Eq. 3 is not asked; the agent decides whether a further
+       iteration is worth its cost, as it is with `reward="dense"` and an `iteration_cost`.
     2. The limit: `max_iterations` actions without a terminal state, -10. It truncates the episode, as limits of time do
        in Gymnasium; with `terminate_at_limit` it terminates it. Algorithm 1 of the paper does not bootstrap there, and
        the -10 is part of Eq. 4, so `terminate_at_limit` with `observe_time` is the same problem for every algorithm.
@@ -146,12 +152,12 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     | Parameter         | Type                         | Default       | Description                                                        |
     |-------------------|------------------------------|---------------|--------------------------------------------------------------------|
     | `dataset`         | **str**, `FaceDataset`, `FaceSource` | `"synthetic"` | Name of a dataset, several of one scheme joined by `+`, or a dataset object, which brings its own split |
-    | `split`           | **str**                      | `"train"`     | A split of the dataset                                             |
+    | `split`           | **str**                      | `"train"`     | A split of the dataset; `"test"` is the test split, whatever its name (of 300W: `"full"`) |
     | `root`            | **path**                     | `None`        | Where the data is; see `load_dataset`                              |
     | `landmarks`       | **int**                      | `None`        | Number of landmarks, where the dataset offers several              |
     | `dataset_options` | **dict**                     | `None`        | Further keywords of the dataset, e.g. `{"boxes": "detector"}`      |
     | `initializer`     | **str**, **path**, callable  | `"gen"`       | x_0: `"gen"`, the released GEN (where there is none: the mean shape, with a warning); `"mean"`, the mean shape of the training split; a file of GEN's weights; or any callable from (N, 256, 256, 3) crops to (N, K, 2) shapes |
-    | `termination`     | **str**                      | `"oracle"`    | `"oracle"`, `"blind"` or `"limit"`, see Episode End                |
+    | `termination`     | **str**                      | `"oracle"`    | `"oracle"`, `"blind"`, `"limit"` or `"action"`, see Episode End    |
     | `terminate_at_limit` | **bool**                  | `False`       | Whether `max_iterations` terminate an episode; otherwise they truncate it |
     | `alpha_1`         | **float**                    | `0.07`        | Eq. 3's bound on NME                                               |
     | `alpha_2`         | **float**                    | `None`        | Eq. 3's bound on the action, pixels per landmark; None: Table 2's value for the dataset (3.0 on 300W) |
@@ -312,13 +318,14 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One iteration.
 
-        :param action: (2K,) increments in pixels; with a learned history d_{t+1} after them
+        :param action: (2K,) increments in pixels; with ``termination="action"`` the number that stops after them; with
+            a learned history d_{t+1} at the end
         :raises ValueError: when the shape differs, or there is a NaN
         :raises ResetNeeded: when the episode has ended or not begun
         """
         if not self._running:
             raise ResetNeeded("The episode has ended or not begun: call reset() before step().")
-        actions = valid_actions(action, self.action_space)[None]
+        actions = valid_actions(action, self.action_space, self.task.action_layout)[None]
         outcome = self.episodes.advance(ALL, actions)
         (reward,), (terminated,), (truncated,), (success,) = (each.tolist() for each in outcome)
         info = self._info()

@@ -41,22 +41,20 @@ def check_reset_options(options: Mapping[str, Any] | None, known: Collection[str
     return options or {}
 
 
-def valid_actions(actions: Any, space: spaces.Box, arrays: Arrays = HOST) -> Any:
+def valid_actions(actions: Any, space: spaces.Box, layout: str, arrays: Arrays = HOST) -> Any:
     """Actions as float32, clipped to their space; a copy.
 
     :param actions: of the shape of ``space``
+    :param layout: what an action's numbers are, for the messages
     :param arrays: which kind of arrays they become
     :raises ValueError: when the shape differs, or there is a NaN
     """
     array = arrays.of(actions, "float32")
     if tuple(array.shape) != space.shape:
-        raise ValueError(
-            f"Expected an action of shape {space.shape} (increments dx_1, dy_1, ..., dx_K, dy_K in pixels of the "
-            f"crop; with a learned history d_(t+1) after them), got {tuple(array.shape)}."
-        )
+        raise ValueError(f"Expected an action of shape {space.shape} ({layout}), got {tuple(array.shape)}.")
     unknown = array != array  # NaN, in any kind of array
     if unknown.any():
-        raise ValueError(f"The action holds {int(unknown.sum())} NaN; it must be made of numbers.")
+        raise ValueError(f"The action holds {int(unknown.sum())} NaN; it must be made of numbers ({layout}).")
     return arrays.clip(array, arrays.of(space.low), arrays.of(space.high))
 
 
@@ -66,7 +64,7 @@ class Outcome(NamedTuple):
     :param rewards: (M,) float64
     :param terminated: (M,) bool
     :param truncated: (M,) bool
-    :param success: (M,) bool, the episode has ended by Eq. 3 with an NME below alpha_1
+    :param success: (M,) bool, the episode has ended by Eq. 3, or by the agent's word, with an NME below alpha_1
     """
 
     rewards: Any
@@ -227,7 +225,8 @@ class EpisodeBatch:
         :param actions: (M, A), see :func:`valid_actions`
         """
         task, parameters = self.task, self.task.parameters
-        a, d_next = actions[:, : 2 * task.num_landmarks], actions[:, 2 * task.num_landmarks :]
+        width = 2 * task.num_landmarks
+        a, said, d_next = actions[:, :width], actions[:, width:], actions[:, width + task.agent_stops :]
         x, nme_before, t = self.x[slots], self.nme[slots], self.t[slots] + 1
 
         x_next = mdp.transition(x, a)
@@ -236,6 +235,8 @@ class EpisodeBatch:
         if task.termination == "limit":
             # When to stop is given. What is left of Eq. 3 is whether the shape is good enough, asked once.
             stopped = at_limit & mdp.is_terminal(nme_after, a, parameters.alpha_1, alpha_2=np.inf)
+        elif task.agent_stops:
+            stopped = mdp.stops(said[:, 0])
         else:
             known_nme = nme_after if task.termination == "oracle" else 0.0
             stopped = mdp.is_terminal(known_nme, a, parameters.alpha_1, parameters.alpha_2)

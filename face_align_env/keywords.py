@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from face_align_env import mdp
 from face_align_env.checks import check_choice, check_flag, check_integer, check_number
 from face_align_env.crops import MARGIN
-from face_align_env.datasets import FaceDataset, load_dataset
+from face_align_env.datasets import FaceDataset, dataset_class, dataset_splits, load_dataset
 from face_align_env.initialization import Initializer, make_initializer, released_gen
 from face_align_env.mdp import DEFAULT_ACTION_LIMIT, HISTORY_SIZE, MDPParameters
 from face_align_env.metrics import NORMALIZERS
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from face_align_env.sequences import Motion
 
 PathLike = str | os.PathLike[str]
-Termination = Literal["oracle", "blind", "limit"]
+Termination = Literal["oracle", "blind", "limit", "action"]
 Reward = Literal["paper", "dense", "shaped"]
 TERMINATIONS: tuple[str, ...] = get_args(Termination)
 
@@ -103,8 +103,8 @@ class Task:
     :param source: the faces
     :param initializer: gives x_0
     :param parameters: constants of Eq. 3 and 4
-    :param termination: ``"oracle"``, ``"blind"`` (Eq. 3 with NME taken as 0) or ``"limit"`` (never before
-        ``max_iterations``; then Eq. 3 with the action taken as 0)
+    :param termination: ``"oracle"``, ``"blind"`` (Eq. 3 with NME taken as 0), ``"limit"`` (never before
+        ``max_iterations``; then Eq. 3 with the action taken as 0) or ``"action"`` (where the agent says so)
     :param terminate_at_limit: whether the last allowed iteration terminates an episode; otherwise it truncates it
     :param action_limit: largest increment of a coordinate in one iteration, pixels
     :param patch_size: side of a patch, pixels
@@ -166,12 +166,27 @@ class Task:
         return spaces.Dict(parts)
 
     @property
+    def agent_stops(self) -> bool:
+        """Whether the action says when an episode ends, by a number after its increments."""
+        return self.termination == "action"
+
+    @property
     def action_space(self) -> spaces.Box:
-        """a_t, or [a_t, d_{t+1}] where the policy writes the history."""
+        """[a_t, stop, d_{t+1}]: stop where the agent ends the episodes, d_{t+1} where the policy writes the history."""
         high = np.full(2 * self.num_landmarks, self.action_limit, dtype=np.float32)
-        if self.learned_history:
-            high = np.concatenate([high, np.ones(HISTORY_SIZE, dtype=np.float32)])
+        others = self.agent_stops + HISTORY_SIZE * self.learned_history
+        high = np.concatenate([high, np.ones(others, dtype=np.float32)])
         return spaces.Box(-high, high, dtype=np.float32)
+
+    @property
+    def action_layout(self) -> str:
+        """What the numbers of an action are, for messages."""
+        parts = ["increments dx_1, dy_1, ..., dx_K, dy_K in pixels of the crop"]
+        if self.agent_stops:
+            parts.append("a number that stops above 0")
+        if self.learned_history:
+            parts.append("d_(t+1)")
+        return ", then ".join(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +315,7 @@ class Keywords:
             return FaceSource(self.dataset.prepared, self._motion()) if self.frames > 1 else self.dataset
         faces = self.dataset
         if isinstance(faces, str):
-            faces = load_dataset(faces, self.split, self.root, self.landmarks, **(self.dataset_options or {}))
+            faces = load_dataset(faces, self._split(faces), self.root, self.landmarks, **(self.dataset_options or {}))
         prepared = PreparedFaces(faces, self.normalizer, MARGIN if self.margin is None else self.margin)
         if self.frames > 1:
             return FaceSource(prepared, self._motion())
@@ -314,6 +329,12 @@ class Keywords:
         if isinstance(self.augment, Mapping):
             return FaceSource(prepared, Augmentation(**self.augment))
         return FaceSource(prepared, self.augment)
+
+    def _split(self, dataset: str) -> str:
+        """The split under the dataset's own name for it: a task's held-out faces are ``"test"`` with any dataset."""
+        if self.split != "test" or "test" in dataset_splits(dataset) or "+" in dataset:
+            return self.split
+        return dataset_class(dataset).test_split
 
     def training_faces(self, prepared: PreparedFaces) -> PreparedFaces:
         """The training split, from which the mean shape and the shape modes come.

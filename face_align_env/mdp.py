@@ -113,6 +113,15 @@ def is_terminal(nme_t: Any, a: Any, alpha_1: float, alpha_2: float) -> Any:
     return (nme_t < alpha_1) & (abs(a).sum(-1) < alpha_2 * num_landmarks)
 
 
+def stops(number: Any) -> Any:
+    """Whether the agent says that ``x_t`` is final; not the paper's, whose agents are stopped by Eq. 3.
+
+    :param number: (N,) in [-1, 1], what the action ``a_{t-1}`` says of the ``x_t`` that it leads to
+    :return: (N,) bool
+    """
+    return number > 0
+
+
 def reward(nme_before: Any, nme_after: Any, success: Any, ended: Any, beta_1: float, beta_2: float) -> Any:
     """Eq. 4, and the rewards of the last state.
 

@@ -216,13 +216,13 @@ class FaceAlignVectorEnv(SpecOfStrings, VectorEnv[Observation, npt.NDArray[np.fl
     def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
         """One iteration in each slot; what happens where an episode has ended, ``autoreset_mode`` says.
 
-        :param actions: (N, A)
+        :param actions: (N, A), see :class:`~face_align_env.env.FaceAlignEnv`
         :raises ValueError: when the shape differs, or there is a NaN
         :raises ResetNeeded: before the first reset; with autoreset disabled, where an episode has ended
         """
         if not self.episodes.begun.all():
             raise ResetNeeded("Call reset() before step().")
-        actions = valid_actions(actions, self.action_space, self.arrays)
+        actions = valid_actions(actions, self.action_space, self.task.action_layout, self.arrays)
         begun = self._ended
         if not begun.any():
             outcome = self.episodes.advance(ALL, actions)

@@ -90,11 +90,17 @@ class BenchmarkSettings(Settings):
         """Look at the names in the settings.
 
         :param algorithms: that are to be trained
-        :raises SettingError: there is no such preset, dataset, task or algorithm
+        :raises SettingError: there is no such preset, dataset, task or algorithm; or the agent ends the task's episodes
         """
         tasks = [name for name in gym.registry if name.startswith("FaceAlign/")]
         if self.task is not None and self.task not in tasks:
             self.refuse("task", f"must be one of {', '.join(tasks)}, got '{self.task}'.")
+        if self.task is not None and gym.spec(self.task).kwargs.get("termination") == "action":
+            self.refuse(
+                "task",
+                f"'{self.task}' is ended by the agent, and a benchmark measures where Eq. 3 ends an episode: learn it "
+                "as examples/stopping.py does.",
+            )
         check_preset(self)
         self.data.check()
         for key in self.overrides or {}:

@@ -69,9 +69,11 @@ class FaceReplayBuffer(ReplayBuffer):
         patches = observation_space["patches"].shape
         assert patches is not None
         self.num_landmarks, self.patch_size = patches[0], patches[1]
-        # The second half of LearnedHistory's action is the next observation's history: it is not stored twice.
-        self._learned_history = self.action_dim == 2 * self.num_landmarks + HISTORY_SIZE
-        stored_actions = 2 * self.num_landmarks if self._learned_history else self.action_dim
+        # The last part of LearnedHistory's action is the next observation's history: it is not stored twice. Before it
+        # are the increments, and the number that stops where the agent does.
+        others = self.action_dim - HISTORY_SIZE
+        self._learned_history = others in (2 * self.num_landmarks, 2 * self.num_landmarks + 1)
+        stored_actions = others if self._learned_history else self.action_dim
         rows = (self.buffer_size, self.n_envs)
         shape, history = (*rows, self.num_landmarks, 2), (*rows, HISTORY_SIZE)
         self.indices = np.zeros(rows, np.int64)

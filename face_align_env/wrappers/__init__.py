@@ -2,9 +2,9 @@
 
 :class:`LearnedHistory`: the policy writes d_t. :class:`ShapeModes`: actions along the directions in which faces differ.
 :class:`PretrainedFeatures`: observations are what a pretrained LRN makes of the patches. :class:`PolicyCorrections`:
-actions are added to those of the pretrained LRN. :class:`CoarsePatches`: observations are few, normalised
-numbers of each patch. :class:`ModeResiduals`: the observation is the way to the ground truth, for algorithms that are
-tested without vision.
+actions are added to those of the pretrained LRN. :class:`PolicyStops`: actions say when that LRN is finished.
+:class:`CoarsePatches`: observations are few, normalised numbers of each patch. :class:`ModeResiduals`: the observation
+is the way to the ground truth, for algorithms that are tested without vision.
 """
 
 from face_align_env.wrappers.history import LearnedHistory
@@ -12,8 +12,10 @@ from face_align_env.wrappers.modes import ShapeModes, VectorShapeModes, shape_mo
 from face_align_env.wrappers.observations import CoarsePatches, ModeResiduals, VectorCoarsePatches, VectorModeResiduals
 from face_align_env.wrappers.pretrained import (
     PolicyCorrections,
+    PolicyStops,
     PretrainedFeatures,
     VectorPolicyCorrections,
+    VectorPolicyStops,
     VectorPretrainedFeatures,
 )
 
@@ -22,11 +24,13 @@ __all__ = [
     "LearnedHistory",
     "ModeResiduals",
     "PolicyCorrections",
+    "PolicyStops",
     "PretrainedFeatures",
     "ShapeModes",
     "VectorCoarsePatches",
     "VectorModeResiduals",
     "VectorPolicyCorrections",
+    "VectorPolicyStops",
     "VectorPretrainedFeatures",
     "VectorShapeModes",
     "shape_modes",

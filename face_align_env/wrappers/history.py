@@ -17,7 +17,9 @@ from face_align_env.wrappers.inner import task_of
 class LearnedHistory(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """The paper's case (section 3.2: d_{t+1} = LRN(s_t)): the action becomes ``[a_t, d_{t+1}]`` in R^{2K + 512}.
 
-    The second part comes back as ``history`` of the next observation; Eq. 2, 3 and 4 see only a_t. So the policy
+    With ``termination="action"`` it becomes ``[a_t, stop, d_{t+1}]`` in R^{2K + 513}.
+
+    The last part comes back as ``history`` of the next observation; Eq. 2, 3 and 4 see only a_t. So the policy
     needs no memory of its own: ``model.predict(obs)`` and ``env.step(action)`` just work, in several processes and
     with a replay buffer too. The same as the keyword ``learned_history=True``, which is there for ``gym.make_vec``.
 
@@ -37,14 +39,16 @@ class LearnedHistory(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise ValueError("The environment has learned_history=True already; LearnedHistory is the same.")
         if env.action_space != task.action_space:
             raise ValueError(f"{env} has changed the action space; apply LearnedHistory to the environment before it.")
-        self.action_space = self._space = replace(task, learned_history=True).action_space
+        learned = replace(task, learned_history=True)
+        self.action_space = self._space = learned.action_space
+        self._layout = learned.action_layout
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """One iteration.
 
-        :param action: (2K + 512,) a_t in pixels, d_{t+1}
+        :param action: (2K + 512,) a_t in pixels, d_{t+1}; with ``termination="action"`` (2K + 513,), see the class
         :raises ValueError: when the shape differs, or there is a NaN
         """
-        a, d_next = np.split(valid_actions(action, self._space), [-HISTORY_SIZE])
+        a, d_next = np.split(valid_actions(action, self._space, self._layout), [-HISTORY_SIZE])
         observation, reward, terminated, truncated, info = self.env.step(a)
         return {**observation, "history": d_next}, reward, terminated, truncated, info

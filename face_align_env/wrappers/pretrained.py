@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from face_align_env.networks.lrn import LRN
 
 MAX_GAIN = 2.0
+_CORRECTIONS_LAYOUT = (
+    "how far the policy's increment goes, then corrections, all in [-1, 1]; with termination='action' then a number "
+    "that stops above 0"
+)
+_STOPS_LAYOUT = "a number in [-1, 1] that stops above 0"
 
 
 class PretrainedFeatures(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -33,7 +38,8 @@ class PretrainedFeatures(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
     sees a box of 512 numbers and needs neither a network for images nor a replay buffer for them. With
     ``observe_time`` the share of iterations left is one more.
 
-    :param env: ``FaceAlign-v0`` with ``learned_history=True``; actions are then a_t alone, (2K,) pixels
+    :param env: ``FaceAlign-v0`` with ``learned_history=True``; actions are then a_t alone, (2K,) pixels, and with
+        ``termination="action"`` the number that stops
     :param lrn: the network, the name of released weights, or a file of LRN's weights
     :param device: where it runs
     :raises TypeError: when there is another environment inside
@@ -56,7 +62,7 @@ class PretrainedFeatures(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """One iteration.
 
-        :param action: (2K,) a_t in pixels
+        :param action: (2K,) a_t in pixels; (2K + 1,) with the number that stops
         """
         observation, reward, terminated, truncated, info = self.env.step(np.concatenate([action, self._features[0]]))
         return self._see(observation), reward, terminated, truncated, info
@@ -86,7 +92,7 @@ class VectorPretrainedFeatures(VectorObservation):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One iteration in each slot.
 
-        :param actions: (N, 2K) pixels
+        :param actions: (N, 2K) pixels; (N, 2K + 1) with the number that stops
         """
         return super().step(np.concatenate([actions, self._features], axis=1))
 
@@ -108,7 +114,7 @@ def _load_lrn(lrn: LRN | str, task: Task, actions: Any, device: str) -> LRN:
 
     if isinstance(lrn, str):
         lrn = load_networks(find_release(lrn))[1] if lrn in released_names() else LRN.load(lrn)
-    size = 2 * lrn.num_landmarks + lrn.config.hidden
+    size = 2 * lrn.num_landmarks + task.agent_stops + lrn.config.hidden
     if actions.shape != (size,) or task.patch_size != lrn.config.patch_size:
         raise ValueError(
             f"An LRN of {lrn.num_landmarks} landmarks and patches of {lrn.config.patch_size} pixels acts in R^{size}, "
@@ -148,7 +154,8 @@ class PolicyCorrections(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs)
 
     Component 0, in [-1, 1], sets how far the policy's own increment goes: by a factor from 1/2 to 2, which is what
     Eq. 3 looks at. The others are added to it, along shape modes as in :class:`ShapeModes`, or each coordinate by
-    itself. An increment outside of the environment's box is clipped.
+    itself. An increment outside of the environment's box is clipped. With ``termination="action"`` the number that
+    stops is one more component, the last.
 
     :param env: :class:`PretrainedFeatures`
     :param modes: M, how many of the :func:`shape_modes`; None: all 2K coordinates, a full step being ``action_limit``
@@ -164,12 +171,13 @@ class PolicyCorrections(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs)
         RecordConstructorArgs.__init__(self, modes=modes, step=step, shapes=shapes)
         gym.ActionWrapper.__init__(self, env)
         self.directions = _corrections(env, env.action_space, modes, step, shapes)
-        self._pretrained = _policy_inside(env, env.get_wrapper_attr)
-        self.action_space = self._space = spaces.Box(-1.0, 1.0, (1 + len(self.directions),), np.float32)
+        self._pretrained = _policy_inside(self, env, env.get_wrapper_attr)
+        size = 1 + len(self.directions) + task_of(env).agent_stops
+        self.action_space = self._space = spaces.Box(-1.0, 1.0, (size,), np.float32)
 
     def action(self, action: Any) -> Floats:
-        """(2K,) increments in pixels of a (1 + M,) correction."""
-        corrections = valid_actions(action, self._space)[None]
+        """(2K,) increments in pixels of a (1 + M,) correction; a number that stops stays behind them."""
+        corrections = valid_actions(action, self._space, _CORRECTIONS_LAYOUT)[None]
         increments: Floats = _corrected(corrections, self._pretrained(), self.directions)[0]
         return increments
 
@@ -182,13 +190,15 @@ class VectorPolicyCorrections(VectorActionWrapper):
     ) -> None:
         super().__init__(env)
         self.directions = _corrections(env, env.single_action_space, modes, step, shapes)
-        self._pretrained = _policy_inside(env, lambda name: getattr(env, name))
-        self.single_action_space = spaces.Box(-1.0, 1.0, (1 + len(self.directions),), np.float32)
+        self._pretrained = _policy_inside(self, env, lambda name: getattr(env, name))
+        size = 1 + len(self.directions) + task_of(env).agent_stops
+        self.single_action_space = spaces.Box(-1.0, 1.0, (size,), np.float32)
         self.action_space = self._space = cast(spaces.Box, batch_space(self.single_action_space, env.num_envs))
 
     def actions(self, actions: Any) -> Any:
-        """(N, 2K) increments in pixels of (N, 1 + M) corrections."""
-        return _corrected(valid_actions(actions, self._space), self._pretrained(), self.directions)
+        """(N, 2K) increments in pixels of (N, 1 + M) corrections; a number that stops stays behind them."""
+        corrections = valid_actions(actions, self._space, _CORRECTIONS_LAYOUT)
+        return _corrected(corrections, self._pretrained(), self.directions)
 
 
 def _corrections(env: Any, actions: Any, modes: int | None, step: float, shapes: Floats | None) -> Floats:
@@ -199,14 +209,70 @@ def _corrections(env: Any, actions: Any, modes: int | None, step: float, shapes:
     return task.action_limit * np.eye(2 * task.num_landmarks, dtype=np.float32)
 
 
-def _policy_inside(env: Any, attribute: Callable[[str], Any]) -> Callable[[], Floats]:
+def _policy_inside(wrapper: Any, env: Any, attribute: Callable[[str], Any]) -> Callable[[], Floats]:
     try:
         return cast(Callable[[], Floats], attribute("pretrained_increments"))
     except AttributeError:
         raise ValueError(
-            f"PolicyCorrections goes around PretrainedFeatures, whose policy it corrects; not {env}."
+            f"{type(wrapper).__name__} goes around PretrainedFeatures, whose policy it plays; not {env}."
         ) from None
 
 
-def _corrected(corrections: Floats, pretrained: Floats, directions: Floats) -> Floats:
-    return MAX_GAIN ** corrections[:, :1] * pretrained + increments_of(corrections[:, 1:], directions)
+def _corrected(actions: Floats, pretrained: Floats, directions: Floats) -> Floats:
+    gains, corrections, said = np.split(actions, [1, 1 + len(directions)], axis=1)
+    return np.concatenate([MAX_GAIN**gains * pretrained + increments_of(corrections, directions), said], axis=1)
+
+
+class PolicyStops(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
+    """The action says when a face is finished, and nothing else: the increments are those of the pretrained policy.
+
+    Its one number is in [-1, 1]. Above 0, the shape that the policy's next increment leads to is final. So an episode
+    has an iteration at least, and an agent learns for which faces a further one is worth its cost.
+
+    :param env: :class:`PretrainedFeatures` of an environment with ``termination="action"``
+    :raises TypeError: when there is another environment inside
+    :raises ValueError: the agent does not stop there, there is no pretrained policy inside, or a wrapper around it has
+        changed the actions
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.ActionWrapper.__init__(self, env)
+        _check_stops(self, env, env.action_space)
+        self._pretrained = _policy_inside(self, env, env.get_wrapper_attr)
+        self.action_space = self._space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def action(self, action: Any) -> Floats:
+        """(2K + 1,) the policy's increments in pixels, and the number that stops, of a (1,) action."""
+        said = valid_actions(action, self._space, _STOPS_LAYOUT)
+        return np.concatenate([self._pretrained()[0], said])
+
+
+class VectorPolicyStops(VectorActionWrapper):
+    """:class:`PolicyStops` of N faces."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        _check_stops(self, env, env.single_action_space)
+        self._pretrained = _policy_inside(self, env, lambda name: getattr(env, name))
+        self.single_action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = self._space = cast(spaces.Box, batch_space(self.single_action_space, env.num_envs))
+
+    def actions(self, actions: Any) -> Any:
+        """(N, 2K + 1) the policy's increments in pixels, and the number that stops, of (N, 1) actions."""
+        said = valid_actions(actions, self._space, _STOPS_LAYOUT)
+        return np.concatenate([self._pretrained(), said], axis=1)
+
+
+def _check_stops(wrapper: Any, env: Any, actions: Any) -> None:
+    task, name = task_of(env), type(wrapper).__name__
+    if not task.agent_stops:
+        raise ValueError(
+            f"{name} needs an environment in which the agent says when a face is finished, and in this one "
+            f"termination='{task.termination}' does: make it with termination='action'."
+        )
+    if actions.shape != (2 * task.num_landmarks + 1,):
+        raise ValueError(
+            f"{name} goes around PretrainedFeatures, whose actions are {2 * task.num_landmarks} increments and the "
+            f"number that stops; {env} takes actions of shape {actions.shape}."
+        )

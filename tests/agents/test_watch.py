@@ -86,6 +86,8 @@ def test_a_run_says_what_it_lacks_and_what_there_is(micro_run: Path) -> None:
         play(micro_run, method="gen")
     with pytest.raises(ValueError, match="oracle, blind, limit"):
         play(micro_run, termination="never")
+    with pytest.raises(ValueError, match=r"do not say when they stop: .* oracle, blind or limit"):
+        play(micro_run, termination="action")
     with pytest.raises(FileNotFoundError, match="lrn-8"):
         play(micro_run, method="lrn-8")
     with pytest.raises(FileNotFoundError, match="no folder of a run"):

@@ -45,6 +45,8 @@ def only_style_warnings() -> Any:
         {"learned_history": True, "observe_time": True},
         {"reward": "shaped", "termination": "limit"},
         {"termination": "blind", "terminate_at_limit": True},
+        {"termination": "action"},
+        {"termination": "action", "learned_history": True, "observe_time": True, "reward": "dense"},
     ],
     ids=str,
 )

@@ -63,7 +63,7 @@ def test_a_reset_that_fails_leaves_no_episode(toy_dataset: Toy) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"termination": "never"}, "oracle, blind, limit"),
+        ({"termination": "never"}, "oracle, blind, limit, action"),
         ({"reward": "sparse"}, "paper, dense, shaped"),
         ({"reward": "shaped", "shaping_gamma": -0.1}, "shaping_gamma"),
         ({"reward": "shaped", "shaping_scale": -1.0}, "shaping_scale"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from writers.environments import A, Toy, corner, large_action, make
+from writers.w300 import FOLDERS, write_300w
 
 from face_align_env import FaceAlignEnv
 from face_align_env.prepared import PreparedFaces
@@ -116,3 +118,14 @@ def test_initializer_must_give_shapes(toy_dataset: Toy, shape: tuple[int, ...]) 
 def test_initializer_must_give_numbers(toy_dataset: Toy) -> None:
     with pytest.raises(ValueError, match="not finite"):
         make(toy_dataset(), initializer=lambda crops: np.full((1, 68, 2), np.nan)).reset()
+
+
+def test_the_test_split_may_have_another_name(tmp_path: Path) -> None:
+    """Whoever plays a task on held-out faces need not know what a dataset calls them."""
+    write_300w(tmp_path, FOLDERS)
+    keywords: dict[str, Any] = {"dataset": "300w", "root": tmp_path, "landmarks": 68, "initializer": "mean"}
+    with pytest.warns(UserWarning, match="of the protocol's"):
+        env = gym.make("FaceAlign-v0", split="test", **keywords)
+    assert env.unwrapped.faces.prepared.dataset.split == "full"
+    with pytest.raises(ValueError, match="has no split 'tests'"):
+        gym.make("FaceAlign-v0", split="tests", **keywords)

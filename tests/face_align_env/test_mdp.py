@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from face_align_env import mdp
-from face_align_env.mdp import MDPParameters, dense_reward, is_terminal, nme, reward, shaping, transition
+from face_align_env.mdp import MDPParameters, dense_reward, is_terminal, nme, reward, shaping, stops, transition
 
 K = 4
 ALPHA_1, ALPHA_2, BETA_1, BETA_2 = 0.07, 3.0, 0.03, -0.02
@@ -155,6 +155,11 @@ def test_torch_and_numpy_agree() -> None:
 
     for with_numpy, with_torch in zip(outcome(np.asarray), outcome(torch.as_tensor), strict=True):
         np.testing.assert_allclose(with_numpy, with_torch, rtol=1e-12)
+
+
+@KINDS
+def test_an_agent_stops_above_zero(array: Any) -> None:
+    assert stops(array(np.float32([-1.0, -1e-6, 0.0, 1e-6, 1.0]))).tolist() == [False, False, False, True, True]
 
 
 def test_table_2() -> None:

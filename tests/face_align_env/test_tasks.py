@@ -36,7 +36,8 @@ STILL_AND_EQUAL = (
 TRACKING = "FaceAlign/Tracking68-v0"
 STILL = (*STILL_AND_EQUAL, "FaceAlign/Features19-v0")
 EQUAL = (*STILL_AND_EQUAL, TRACKING)
-DRAWN = (*STILL, "FaceAlign/Policy19-v0")  # an action of zeros is a policy there
+STOPS = "FaceAlign/Stop19-v0"
+DRAWN = (*STILL, "FaceAlign/Policy19-v0", STOPS)  # an action of zeros is a policy in the last two
 EVERY = ("FaceAlign-v0", *DRAWN, TRACKING)
 TASKS = pytest.mark.parametrize("task", EVERY)
 MODES = pytest.mark.parametrize("mode", list(AutoresetMode))
@@ -266,7 +267,7 @@ def test_max_episode_steps_limits_single_and_batch(task: str) -> None:
         assert "is_success" not in infos
 
 
-@pytest.mark.parametrize("task", ["FaceAlign-v0", *STILL, TRACKING])
+@pytest.mark.parametrize("task", ["FaceAlign-v0", *STILL, TRACKING, STOPS])
 def test_wrappers_of_gymnasium_go_around_it(task: str) -> None:
     env = gym.wrappers.RecordEpisodeStatistics(gym.wrappers.FlattenObservation(single(task)))
     observation, _ = env.reset(seed=0)

@@ -57,6 +57,9 @@ def assert_same(ours: Any, theirs: Any) -> None:
         {"reward": "shaped", "terminate_at_limit": True, "max_iterations": 3},
         {"frames": 3, "observe_time": True, "termination": "blind", "max_iterations": 4},
         {"observe_patches": False, "termination": "limit", "max_iterations": 4, "alpha_1": 0.3},
+        {"termination": "action", "max_iterations": 3, "alpha_1": 0.3},
+        {"termination": "action", "learned_history": True, "reward": "dense", "iteration_cost": 0.5},
+        {"termination": "action", "frames": 3, "observe_time": True, "max_iterations": 4},
     ],
     ids=str,
 )

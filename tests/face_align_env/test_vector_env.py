@@ -89,6 +89,9 @@ def one_thread() -> Iterator[None]:
         ({"reward": "shaped", "shaping_scale": 0.3, "iteration_cost": 0.1}, 100),
         ({"reward": "shaped", "termination": "limit", "max_iterations": 3, "alpha_1": 0.3}, 100),
         ({"observe_time": True, "terminate_at_limit": True, "max_iterations": 3, "alpha_1": 0.3}, 100),
+        ({"termination": "action", "max_iterations": 3, "alpha_1": 0.3}, 100),
+        ({"termination": "action", "learned_history": True, "reward": "dense", "iteration_cost": 0.5}, 100),
+        ({"termination": "action", "frames": 3, "observe_time": True, "max_iterations": 4}, 100),
         ({"max_episode_steps": 3, "max_iterations": 5, "termination": "blind"}, 100),
         ({"max_episode_steps": 3, "max_iterations": 3, "terminate_at_limit": True, "alpha_1": 0.3}, 100),
     ],
@@ -142,7 +145,7 @@ def test_timeouts_agree_with_single_environments(toy_dataset: Toy, mode: Autores
         assert_same(ours.step(actions), theirs.step(actions))
 
 
-@pytest.mark.parametrize("termination", ["oracle", "blind", "limit"])
+@pytest.mark.parametrize("termination", ["oracle", "blind", "limit", "action"])
 def test_shaping_changes_a_return_by_a_constant_of_the_start(toy_dataset: Toy, termination: str) -> None:
     options: dict[str, Any] = {"termination": termination, "alpha_1": 0.3, "max_iterations": 4}
     envs = [

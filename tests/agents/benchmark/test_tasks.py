@@ -77,3 +77,5 @@ def test_a_task_says_by_itself_what_it_is() -> None:
         BenchmarkSettings(task="FaceAlign/State19-v0", modes=3)
     with pytest.raises(SettingError, match=r"must be one of .*FaceAlign/Features19-v0.*got 'FaceAlign/Nothing-v0'"):
         BenchmarkSettings(task="FaceAlign/Nothing-v0").check(["ppo"])
+    with pytest.raises(SettingError, match=r"FaceAlign/Stop19-v0' is ended by the agent"):
+        BenchmarkSettings(task="FaceAlign/Stop19-v0").check(["ppo"])

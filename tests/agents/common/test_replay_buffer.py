@@ -152,6 +152,18 @@ def test_a_wrapper_may_give_the_action_another_size(toy_env: Any) -> None:
     np.testing.assert_array_equal(buffer.sample(1).actions.numpy(), components[None])
 
 
+def test_the_number_that_stops_is_kept_beside_a_learned_history(toy_env: Any) -> None:
+    env = toy_env(True, termination="action")
+    buffer = FaceReplayBuffer(4, env.observation_space, env.action_space, "cpu", faces=env.unwrapped.faces)
+    observation, _ = env.reset(seed=0)
+    action = np.linspace(-1, 1, 136 + 1 + 512, dtype=np.float32)
+    next_observation, reward, terminated, _, info = env.step(action)
+    batched = ({key: value[None] for key, value in each.items()} for each in (observation, next_observation))
+    buffer.add(*batched, action[None], np.array([reward]), np.array([terminated]), [info])
+    np.testing.assert_array_equal(buffer.sample(1).actions.numpy(), action[None])
+    assert buffer.actions.shape[-1] == 137, "the history is not stored twice"
+
+
 def test_sac_learns_with_it(toy_vec_env: Any, lrn: LRN) -> None:
     model = sac(toy_vec_env(2, augment=True), lrn, learning_starts=4, batch_size=4)
     before = model.policy.actor.mu.weight.clone()  # type: ignore[union-attr]
