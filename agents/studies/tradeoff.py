@@ -28,7 +28,7 @@ from face_align_env.agents.run_folder import GEN_CASCADE, POLICY_CASCADE, RunFol
 from face_align_env.extras import needs
 from face_align_env.files import write_json
 from face_align_env.mdp import MAX_ITERATIONS, MDPParameters
-from face_align_env.metrics import bootstrap_interval, failure_rate
+from face_align_env.metrics import against_fixed_lengths, bootstrap_interval, failure_rate
 from face_align_env.networks.gain import GainHead
 
 with needs("plots", "A figure"):
@@ -181,36 +181,6 @@ def _spread(iterations: Sequence[float]) -> str:
     if not iterations:
         return "nowhere"
     return f"at {len(iterations)} of its points, from {min(iterations):.2f} to {max(iterations):.2f} iterations"
-
-
-def against_fixed_lengths(
-    errors: Floats, lengths: npt.NDArray[np.int64], resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """What choosing the faces is worth: NME minus that of a mixture of fixed lengths with the same mean.
-
-    The mixture is of the two whole numbers next to the mean, each face taking part in both with their shares. A
-    resampled set of faces is compared with the mixture of its own mean.
-
-    :param errors: (T + 1, N) NME after 0 .. T iterations
-    :param lengths: (N,) iterations of each face, at most T
-    :param resamples: of the faces
-    :param seed: of them
-    :return: the mean difference, and the ends of its 95 % bootstrap interval; in the unit of the errors
-    """
-    faces = np.arange(errors.shape[1])
-    chosen = errors[lengths, faces]
-
-    def difference(some: npt.NDArray[np.int64]) -> float:
-        mean = lengths[some].mean()
-        below = min(int(mean), len(errors) - 2)
-        share = mean - below
-        mixture = (1 - share) * errors[below, some] + share * errors[below + 1, some]
-        return float((chosen[some] - mixture).mean())
-
-    rng = np.random.default_rng(seed)
-    drawn = [difference(rng.integers(len(faces), size=len(faces))) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return difference(faces), float(low), float(high)
 
 
 def measure(

@@ -21,7 +21,6 @@ from face_align_env.agents.run_folder import RunFolder
 from face_align_env.agents.studies.tradeoff import (
     ALPHAS,
     LEAST_GAINS,
-    against_fixed_lengths,
     measure,
     run_tradeoff,
     tradeoff_table,
@@ -30,6 +29,7 @@ from face_align_env.aligner.aligner import FaceAligner
 from face_align_env.datasets import FaceDataset
 from face_align_env.datasets.base import read_image
 from face_align_env.mdp import MDPParameters
+from face_align_env.metrics import against_fixed_lengths
 from face_align_env.networks.cascade import MeanStart
 from face_align_env.networks.gain import GainHead, GainHeadConfig
 from face_align_env.networks.gen import GEN, GENConfig
