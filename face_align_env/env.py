@@ -76,8 +76,8 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
     - `-1` where (1 - beta_2) NME(x_{t-1}) <= NME(x_t): the error has grown by at least 2 %
     - `0` otherwise
     - `+10` instead, where the episode ends at a terminal state with an NME below alpha_1
-    - `-10` instead, where it ends otherwise: by `max_iterations`, or on a face that has not been found, under blind
-      termination at rest, with `termination="action"` by the agent's word
+    - `-10` instead, where it ends otherwise: by `max_iterations`, or on a face that has not been found: at rest
+      under blind termination, where the agent stops under `termination="action"`
 
     Variants, with the paper's as the default:
 
@@ -103,8 +103,8 @@ class FaceAlignEnv(SpecOfStrings, gym.Env[Any, npt.NDArray[np.float32]]):
        `is_success` still know the NME. `"limit"`: a cascade of fixed length, never before `max_iterations` actions.
        Eq. 3's bound on the action says when to stop, and that is given, so only NME(x_t) < alpha_1 is asked, of the
        last state: +10 and terminated where it holds. A last step that is large and right should not be penalised.
-       `"action"`: where the agent says so, see Action Space. Eq. 3 is not asked; the agent decides whether a further
-       iteration is worth its cost, as it is with `reward="dense"` and an `iteration_cost`.
+       `"action"`: where the agent says so, see Action Space. Eq. 3 is not asked. With `reward="dense"` and an
+       `iteration_cost`, the agent weighs what a further iteration removes against what it costs.
     2. The limit: `max_iterations` actions without a terminal state, -10. It truncates the episode, as limits of time do
        in Gymnasium; with `terminate_at_limit` it terminates it. Algorithm 1 of the paper does not bootstrap there, and
        the -10 is part of Eq. 4, so `terminate_at_limit` with `observe_time` is the same problem for every algorithm.

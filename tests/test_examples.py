@@ -111,6 +111,24 @@ def test_sac_in_a_single_file_measures_itself_and_is_deterministic(run: Run, tmp
     assert (tmp_path / "actor.pt").is_file()
 
 
+def test_what_was_learnt_of_stopping_stands_beside_fixed_lengths(run: Run) -> None:
+    small = ("--timesteps", 64, "--num-envs", 4, "--size", 12, "--faces", 6, "--cost", 0.5, 1)
+    first = run("stopping", *small)
+    assert run("stopping", *small) == first
+    errors = [float(each) for each in first[0].split("iterations: ")[1].split(", ")]
+    assert len(errors) == 11
+    assert errors == pytest.approx(sorted(errors, reverse=True), abs=0.5), "the pretrained policy aligns faces"
+    rows = [line.split(" | ") for line in first[2:]]
+    assert [row[0] for row in rows] == ["0.5", "1"]
+    for cost, lengths, nme, mixture, told, returns, _ in rows:
+        mean = float(lengths.split(",")[0])
+        difference, low, high = (float(each) for each in told.replace(" ..", ",").split(", "))
+        assert low <= difference <= high
+        assert float(nme) - float(mixture) == pytest.approx(difference, abs=2e-3)
+        assert float(mixture) == pytest.approx(np.interp(mean, range(11), errors), abs=0.1)
+        assert float(returns) == pytest.approx(errors[0] - float(nme) - float(cost) * mean, abs=0.02)
+
+
 @pytest.fixture
 def micro_run(tmp_path: Path) -> Path:
     """The folder of a run whose networks have learned nothing."""

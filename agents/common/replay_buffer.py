@@ -71,9 +71,9 @@ class FaceReplayBuffer(ReplayBuffer):
         self.num_landmarks, self.patch_size = patches[0], patches[1]
         # The last part of LearnedHistory's action is the next observation's history: it is not stored twice. Before it
         # are the increments, and the number that stops where the agent does.
-        others = self.action_dim - HISTORY_SIZE
-        self._learned_history = others in (2 * self.num_landmarks, 2 * self.num_landmarks + 1)
-        stored_actions = others if self._learned_history else self.action_dim
+        own = self.action_dim - HISTORY_SIZE
+        self._learned_history = own in (2 * self.num_landmarks, 2 * self.num_landmarks + 1)
+        stored_actions = own if self._learned_history else self.action_dim
         rows = (self.buffer_size, self.n_envs)
         shape, history = (*rows, self.num_landmarks, 2), (*rows, HISTORY_SIZE)
         self.indices = np.zeros(rows, np.int64)
