@@ -19,12 +19,12 @@ import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from face_align_env.agents.common.rollout import Rollout, play
+from face_align_env.agents.common.rollout import play
 from face_align_env.agents.common.vec_env import FaceAlignVecEnv
+from face_align_env.metrics import against_fixed_lengths
 
 TASK = "FaceAlign/Stop19-v0"
 AT_ONCE = 50  # held-out faces
-RESAMPLES = 2000
 
 
 def learn(cost: float, timesteps: int, num_envs: int, seed: int, **options: Any) -> PPO:
@@ -46,26 +46,6 @@ def learn(cost: float, timesteps: int, num_envs: int, seed: int, **options: Any)
     model.learn(timesteps)
     env.close()
     return model
-
-
-def mixed(errors: np.ndarray, length: float) -> float:
-    """Mean NME of the mixture of fixed numbers of iterations that has this mean.
-
-    :param errors: (T + 1, N) NME after each number of iterations
-    """
-    return float(np.interp(length, np.arange(len(errors)), errors.mean(axis=1)))
-
-
-def compare(learnt: Rollout, errors: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
-    """NME of what was learnt less the mixture's, and the ends of its 95 % interval; a fraction."""
-
-    def difference(faces: np.ndarray) -> float:
-        return float(learnt.nme[faces].mean() - mixed(errors[:, faces], learnt.lengths[faces].mean()))
-
-    count = len(learnt.nme)
-    drawn = [difference(rng.integers(count, size=count)) for _ in range(RESAMPLES)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return difference(np.arange(count)), low, high
 
 
 def main() -> None:
@@ -94,17 +74,16 @@ def main() -> None:
     fixed = ", ".join(f"{100 * error:.2f}" for error in errors.mean(axis=1))
     print(f"{len(faces)} held-out faces, NME %, after 0, 1, ... {len(errors) - 1} iterations: {fixed}")
     print("cost | iterations, standard deviation | NME % | mixture | difference, 95 % interval | return | best fixed")
-    rng = np.random.default_rng(args.seed)
     for cost in args.cost:
         model = learn(cost, args.timesteps, args.num_envs, args.seed, **options)
         learnt = play(lambda seen, model=model: model.predict(seen, deterministic=True)[0], held_out, faces)
         lengths = learnt.lengths
-        difference, low, high = (100 * each for each in compare(learnt, errors, rng))
+        difference, low, high = (100 * each for each in against_fixed_lengths(errors, lengths, seed=args.seed))
         returns = 100 * (errors[0] - learnt.nme).mean() - cost * lengths.mean()
         of_fixed = 100 * (errors[0] - errors).mean(axis=1)[1:] - cost * np.arange(1, len(errors))
         print(
             f"{cost:g} | {lengths.mean():.2f}, {lengths.std():.2f} | {100 * learnt.nme.mean():.3f} | "
-            f"{100 * mixed(errors, lengths.mean()):.3f} | {difference:+.3f}, {low:+.3f} .. {high:+.3f} | "
+            f"{100 * learnt.nme.mean() - difference:.3f} | {difference:+.3f}, {low:+.3f} .. {high:+.3f} | "
             f"{returns:.2f} | {of_fixed.max():.2f} ({of_fixed.argmax() + 1})"
         )
     held_out.close()
