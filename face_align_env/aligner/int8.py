@@ -17,6 +17,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,8 @@ class _Maker:
         import onnxruntime
 
         folder = cache_folder()
-        key = hashlib.sha256(f"{_VERSION} {onnxruntime.__version__} {_FACES} {_ITERATIONS}".encode() + model)
+        kind = f"{_VERSION} {onnxruntime.__version__} {_FACES} {_ITERATIONS} {saturates()}"
+        key = hashlib.sha256(kind.encode() + model)
         path = None if folder is None else folder / "int8" / f"{key.hexdigest()}.onnx"
         if path is not None and path.is_file():
             data = path.read_bytes()
@@ -196,6 +198,28 @@ class _Recorder:
         self._visited.append((patches, history))
         found: tuple[Tensor, Tensor] = self._lrn(patches, history)
         return found
+
+
+@cache
+def saturates() -> bool:
+    """Whether this processor adds two products of bytes in 16 bits, and cuts off what is larger.
+
+    Those without VNNI do (AVX2, older AVX-512). Weights of 7 bits instead of 8 keep such sums small enough.
+    """
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    given = helper.make_tensor_value_info("bytes", TensorProto.UINT8, [1, 64])
+    found = helper.make_tensor_value_info("sums", TensorProto.INT32, [1, 64])
+    weights = helper.make_tensor(
+        "weights", TensorProto.INT8, [64, 64], np.full(64 * 64, 127, np.int8).tobytes(), raw=True
+    )
+    product = helper.make_node("MatMulInteger", ["bytes", "weights"], ["sums"])
+    graph = helper.make_graph([product], "largest", [given], [found], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (sums,) = session.run(None, {"bytes": np.full((1, 64), 255, np.uint8)})
+    return bool((sums != 64 * 255 * 127).any())
 
 
 def _serialized(graph: Graph, inputs: list[Named], outputs: list[Named]) -> bytes:
@@ -223,6 +247,7 @@ def _quantize(model: bytes, batches: Iterator[dict[str, npt.NDArray[Any]]]) -> b
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=saturates(),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Conv", "Relu", "MaxPool", "Gemm"],
