@@ -58,6 +58,24 @@ def test_a_face_does_not_depend_on_the_faces_beside_it(crops: np.ndarray) -> Non
     assert aligner.align_crops(crops[:0])[0].shape == (0, 11, 68, 2)
 
 
+def test_weights_are_smaller_where_sums_are_cut_off(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are kept beside those of other processors: a folder of caches may be on a disk that several share."""
+    import onnx
+    from onnx import numpy_helper
+
+    for cut_off, largest in ((True, 64), (False, 127)):
+        before = set((cache / "int8").glob("*.onnx"))
+        monkeypatch.setattr(int8, "saturates", lambda cut_off=cut_off: cut_off)
+        FaceAligner.from_pretrained("synthetic-68", engine="int8")
+        made = set((cache / "int8").glob("*.onnx")) - before
+        assert len(made) == 2
+        for path in made:
+            tensors = onnx.load_from_string(path.read_bytes()[:-32]).graph.initializer
+            weights = [numpy_helper.to_array(each) for each in tensors if each.name.endswith("weight_quantized")]
+            weights = weights or [numpy_helper.to_array(t) for t in tensors if t.data_type == onnx.TensorProto.INT8]
+            assert max(np.abs(each.astype(int)).max() for each in weights if each.ndim > 1) == largest
+
+
 def test_networks_are_made_once_and_again_where_the_file_is_damaged(
     cache: Path, crops: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
