@@ -31,8 +31,8 @@ from face_align_env.released import (
     Release,
     TrainingData,
     find_release,
-    load_error_head,
     load_gain_head,
+    load_heads,
     load_networks,
     released_names,
 )
@@ -157,23 +157,16 @@ def add_head(release: Release, part: str, head: ErrorHead | GainHead, told: str)
     :param told: how it was fitted, in words
     """
     gen, lrn = load_networks(release)
-    held = {"confidence": load_error_head(release), "gain": load_gain_head(release), part: head}
-    recipe = release.card.recipe
-    for other, mark in _MARKS.items():
-        before, found, after = recipe.partition(mark)
-        if found and other == part:
-            ends = [after.find(mark) for mark in _MARKS.values() if mark in after]
-            recipe = before + (after[min(ends) :] if ends else "")
-    recipe += f"{_MARKS[part]}{told}."
+    held = {**dict(zip(_MARKS, load_heads(release), strict=True)), part: head}
+    before, _, after = release.card.recipe.partition(_MARKS[part])
+    others = [after.find(mark) for mark in _MARKS.values() if mark in after]
+    recipe = f"{before}{after[min(others, default=len(after)) :]}{_MARKS[part]}{told}."
 
     def describe(path: Path) -> Card:
         return replace(release.card, sha256=file_digest(path), recipe=recipe)
 
-    parts: dict[str, Network] = {
-        "gen": gen,
-        "lrn": lrn,
-        **{name: head for name, head in held.items() if head is not None},
-    }
+    heads = {name: head for name, head in held.items() if head is not None}
+    parts: dict[str, Network] = {"gen": gen, "lrn": lrn, **heads}
     return publish(release.name, release.path.parent, parts, describe)
 
 

@@ -153,15 +153,19 @@ class RunFolder:
         """The weights of DCRN's actor in a row of ``face-align ablate``."""
         return self.path / "ablations" / name / WEIGHTS
 
+    def head(self, part: str) -> Path:
+        """What ``face-align calibrate`` has fitted: ``confidence`` or ``gain``."""
+        return self.path / f"{part}.safetensors"
+
     @property
     def error_head(self) -> Path:
-        """What ``face-align calibrate`` has fitted: it predicts the error of a face."""
-        return self.path / "confidence.safetensors"
+        """Predicts the error of a face."""
+        return self.head("confidence")
 
     @property
     def gain_head(self) -> Path:
-        """What ``face-align calibrate`` has fitted: it predicts what DCRN's next iteration gains."""
-        return self.path / "gain.safetensors"
+        """Predicts what DCRN's next iteration gains."""
+        return self.head("gain")
 
     def aligner(
         self,

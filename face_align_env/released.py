@@ -265,30 +265,32 @@ def load_networks(release: Release, device: str | torch.device = "cpu") -> tuple
     return gen, lrn
 
 
-def load_error_head(release: Release, device: str | torch.device = "cpu") -> ErrorHead | None:
-    """What predicts the error of a face; None where the release has no such head.
+def load_heads(release: Release, device: str | torch.device = "cpu") -> tuple[ErrorHead | None, GainHead | None]:
+    """What predicts the error of a face, and what an iteration gains; None where the release has no such head.
 
-    :param device: where it lives
+    :param device: where they live
     :raises WeightsError: the file is not the one that the card describes
     """
     from face_align_env.networks.confidence import ErrorHead
-    from face_align_env.networks.weights import held_networks
-
-    _check_hash(release)
-    return ErrorHead.load(release.path, device) if "confidence" in held_networks(release.path) else None
-
-
-def load_gain_head(release: Release, device: str | torch.device = "cpu") -> GainHead | None:
-    """What predicts how much an iteration gains; None where the release has no such head.
-
-    :param device: where it lives
-    :raises WeightsError: the file is not the one that the card describes
-    """
     from face_align_env.networks.gain import GainHead
     from face_align_env.networks.weights import held_networks
 
     _check_hash(release)
-    return GainHead.load(release.path, device) if "gain" in held_networks(release.path) else None
+    held = held_networks(release.path)
+    return (
+        ErrorHead.load(release.path, device) if "confidence" in held else None,
+        GainHead.load(release.path, device) if "gain" in held else None,
+    )
+
+
+def load_error_head(release: Release, device: str | torch.device = "cpu") -> ErrorHead | None:
+    """What predicts the error of a face: the first of :func:`load_heads`."""
+    return load_heads(release, device)[0]
+
+
+def load_gain_head(release: Release, device: str | torch.device = "cpu") -> GainHead | None:
+    """What predicts how much an iteration gains: the second of :func:`load_heads`."""
+    return load_heads(release, device)[1]
 
 
 def _folder(folder: str | os.PathLike[str] | None) -> Path:

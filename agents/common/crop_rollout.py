@@ -53,7 +53,7 @@ def roll_out(
     """
     network = aligner if isinstance(aligner, FaceAligner) and aligner.lrn is not None else None
     if network is not None and network.least_gain is not None and termination is None:
-        network = None  # no termination of the environment's: it works as it does on photos
+        network = None  # its rule is none of the environment's: it works as it does on photos
     if network is not None:
         alpha_2 = network.alpha_2 or MDPParameters.alpha_2
         parameters = parameters or MDPParameters(alpha_2=alpha_2, max_iterations=network.max_iterations)

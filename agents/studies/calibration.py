@@ -25,6 +25,7 @@ from face_align_env.extras import needs
 from face_align_env.files import write_json
 from face_align_env.metrics import ReliabilityBin, reliability, spearman
 from face_align_env.networks.confidence import ErrorHead
+from face_align_env.networks.gain import GainHead
 from face_align_env.pretrain.confidence import Fit, Seen, Stretch, fit_error_head, fit_stretch, predict, see, stretched
 from face_align_env.pretrain.faces import DeviceFaces
 from face_align_env.pretrain.recipes import Data
@@ -109,7 +110,8 @@ def calibrate(
     :raises DatasetNotFoundError: the data is nowhere to be found
     """
     console = console or Console()
-    run, release, data, aligner = networks_of(weights, root, weights_folder)
+    subject = Subject.of(weights, root, weights_folder)
+    data, aligner = subject.data, subject.aligner
     other = None if like is None else _read_stretch(like)
     train, test = (DeviceFaces(data.whole.prepare(split), CROP_SIZE) for split in (data.splits[0], None))
     names: Sequence[str] = []
@@ -132,13 +134,8 @@ def calibrate(
         )
         told += f"; stretched by {source} (slope {stretch.one[1]:.2f}, {stretch.two[1]:.2f} for two looks)"
     measured = tuple(measure(head, see(aligner, test)))
-    if run is not None:
-        written = [run.error_head]
-        head.save(run.error_head, {"fit": told})
-    else:
-        assert release is not None
-        written = [add_head(release, "confidence", head, told).path]
-    folder = Path(output or (run.path if run is not None else Path("runs") / str(weights)))
+    written = subject.store("confidence", head, told)
+    folder = Path(output or subject.folder)
     title = f"{test.prepared.dataset.name} {test.prepared.dataset.split}, {len(test)} faces"
     left_out = f"Spearman on views that were left out {fit.spearman_one:.2f}, with the mirror {fit.spearman_two:.2f}"
     table = reliability_table(measured, title, [f"the head: {told}", left_out])
@@ -155,21 +152,56 @@ def calibrate(
     write_json(paths[0], document)
     write_tables(paths[1], "Predicted and real errors", [table])
     paths += write_figures({"confidence": reliability_figure(measured, title)}, folder / "figures")
-    return Calibration(fit, stretch, measured, (*written, *paths))
+    return Calibration(fit, stretch, measured, (written, *paths))
 
 
-def networks_of(
-    weights: str | os.PathLike[str], root: str | None, weights_folder: str | os.PathLike[str]
-) -> tuple[RunFolder | None, Release | None, Data, FaceAligner]:
-    """The run or the release, one of them, the faces that it has learnt from, and its aligner, which looks twice.
+@dataclass(frozen=True)
+class Subject:
+    """What is taught to predict something of its faces.
 
-    :param weights, root, weights_folder: see :func:`calibrate`
-    :raises FileNotFoundError, ValueError, WeightsError: see :func:`calibrate`
+    :param source: a run or a release
+    :param data: the faces that it has learnt from
+    :param aligner: its own, which looks twice
     """
-    if Path(weights).is_dir():
-        run = RunFolder(weights)
-        return run, None, run.data(root), run.aligner(mirror=True)
-    release = find_release(os.fspath(weights), weights_folder)
+
+    source: RunFolder | Release
+    data: Data
+    aligner: FaceAligner
+
+    @classmethod
+    def of(cls, weights: str | os.PathLike[str], root: str | None, weights_folder: str | os.PathLike[str]) -> Subject:
+        """What a name, or a folder, names.
+
+        :param weights, root, weights_folder: see :func:`calibrate`
+        :raises FileNotFoundError, ValueError, WeightsError: see :func:`calibrate`
+        """
+        if Path(weights).is_dir():
+            run = RunFolder(weights)
+            return cls(run, run.data(root), run.aligner(mirror=True))
+        release = find_release(os.fspath(weights), weights_folder)
+        return cls(release, *_released(release, root))
+
+    @property
+    def folder(self) -> Path:
+        """Where its figures go."""
+        return self.source.path if isinstance(self.source, RunFolder) else Path("runs") / self.source.name
+
+    def store(self, part: str, head: ErrorHead | GainHead, told: str) -> Path:
+        """Keep a head with the weights.
+
+        :param part: ``confidence`` or ``gain``
+        :param told: how it was fitted, in words
+        :return: the file that has it
+        """
+        if isinstance(self.source, Release):
+            return add_head(self.source, part, head, told).path
+        path = self.source.head(part)
+        head.save(path, {"fit": told})
+        return path
+
+
+def _released(release: Release, root: str | None) -> tuple[Data, FaceAligner]:
+    """The faces that a release has learnt from, and its aligner."""
     card = release.card
     options: dict[str, Any] = {} if card.data.boxes == "landmarks" else {"boxes": card.data.boxes}
     name = "+".join(card.data.datasets)
@@ -177,7 +209,7 @@ def networks_of(
         options["size"] = card.data.datasets[name]
     data = Data(name, root, card.landmarks, options or None)
     gen, lrn = load_networks(release)
-    return None, release, data, FaceAligner(gen, lrn, card.alpha_2, margin=card.margin, mirror=True)
+    return data, FaceAligner(gen, lrn, card.alpha_2, margin=card.margin, mirror=True)
 
 
 def _places(

@@ -12,8 +12,7 @@ import torch
 from rich.console import Console
 
 from face_align_env.agents.evaluation.tables import Table, number, write_tables
-from face_align_env.agents.release import add_head
-from face_align_env.agents.studies.calibration import networks_of
+from face_align_env.agents.studies.calibration import Subject
 from face_align_env.augmentation import Augmentation
 from face_align_env.crops import CROP_SIZE
 from face_align_env.files import write_json
@@ -77,7 +76,8 @@ def calibrate_gain(
         :func:`~face_align_env.agents.studies.calibration.calibrate`
     """
     console = console or Console()
-    run, release, data, aligner = networks_of(weights, root, weights_folder)
+    subject = Subject.of(weights, root, weights_folder)
+    data, aligner = subject.data, subject.aligner
     train, test = (DeviceFaces(data.prepare(split), CROP_SIZE) for split in (data.splits[0], None))
     head, by_length = fit_gain_head(see_paths(aligner, train, Augmentation(), views, seed), aligner.start.num_landmarks)
     after = ", ".join(map(str, by_length)) or "none"
@@ -86,13 +86,8 @@ def calibrate_gain(
         f"each of {len(train):,} training faces"
     )
     measured = tuple(measure_gains(head, by_length, see_paths(aligner, test)))
-    if run is not None:
-        written = run.gain_head
-        head.save(written, {"fit": told})
-    else:
-        assert release is not None
-        written = add_head(release, "gain", head, told).path
-    folder = Path(output or (run.path if run is not None else Path("runs") / str(weights)))
+    written = subject.store("gain", head, told)
+    folder = Path(output or subject.folder)
     title = f"{test.prepared.dataset.name} {test.prepared.dataset.split}, {len(test)} faces"
     table = gain_table(measured, title, [f"the head: {told}"])
     console.print(table)

@@ -40,30 +40,7 @@ with needs("plots", "A figure"):
     from matplotlib.figure import Figure
 
 ALPHAS = tuple(np.geomspace(0.5, 8, 13).round(2).tolist())  # pixels; Table 2 has 1.5, 2.0 and 3.0
-LEAST_GAINS = (
-    0.4,
-    0.3,
-    0.25,
-    0.2,
-    0.18,
-    0.16,
-    0.15,
-    0.14,
-    0.13,
-    0.12,
-    0.11,
-    0.1,
-    0.09,
-    0.08,
-    0.07,
-    0.06,
-    0.05,
-    0.04,
-    0.03,
-    0.02,
-    0.01,
-    0.0,
-)  # fmt: skip - points of percent
+LEAST_GAINS = tuple(each / 100 for each in (40, 30, 25, 20, 18, 16, *range(15, -1, -1)))  # points of percent
 FIXED = ", fixed length"  # of a curve's name: no rule is asked
 GAIN = ", predicted gain"  # of a curve's name: what the next iteration gains is asked, not Eq. 3
 _NETWORKS = {"LRN+Eq.3": "LRN", "DCRN": "DCRN"}  # method of a run -> what its network is called without Eq. 3

@@ -29,7 +29,7 @@ from face_align_env.networks.confidence import ErrorHead, log_disagreement
 from face_align_env.networks.gain import GainHead, little_gain
 from face_align_env.networks.gen import GEN
 from face_align_env.networks.lrn import LRN
-from face_align_env.released import find_release, load_error_head, load_gain_head, load_networks
+from face_align_env.released import find_release, load_heads, load_networks
 
 if TYPE_CHECKING:
     from face_align_env.aligner.int8 import Int8GEN, Int8LRN
@@ -159,6 +159,7 @@ class FaceAligner:
         """
         release = find_release(name)
         gen, lrn = load_networks(release)
+        error_head, gain_head = load_heads(release)
         card = release.card
         return cls(
             gen,
@@ -169,9 +170,9 @@ class FaceAligner:
             dtype=dtype,
             detector=detector,
             mirror=mirror,
-            error_head=load_error_head(release),
+            error_head=error_head,
             engine=engine,
-            gain_head=load_gain_head(release),
+            gain_head=gain_head,
             least_gain=least_gain,
         )
 

@@ -89,6 +89,18 @@ def test_fixed_lengths_are_the_cascade_without_eq_3(aligner: FaceAligner, prepar
         assert found == pytest.approx((row.nme, row.nme_low, row.nme_high, row.failure_rate), rel=1e-5)
 
 
+def test_an_aligner_that_stops_by_gain_is_rolled_out_as_it_works(aligner: FaceAligner, prepared: PreparedFaces) -> None:
+    aligner.gain_head = GainHead(GainHeadConfig(68, 6))
+    aligner.gain_head.slopes[:, 0] = 1.0
+    lengths = np.linalg.norm(np.diff(roll_out(aligner, prepared, "limit").shapes, axis=0), axis=-1).mean(-1)
+    aligner.least_gain, aligner.alpha_2 = float(np.median(lengths[:4].min(axis=0))), 1e9
+    rollout = roll_out(aligner, prepared)
+    found, iterations = aligner.align_crops(np.stack([prepared.crop(i) for i in range(7)]))
+    assert rollout.lengths.tolist() == iterations.tolist()
+    assert len(set(iterations.tolist())) > 1, "Eq. 3 would stop all after one"
+    np.testing.assert_allclose(rollout.shapes[-1], found[:, -1], atol=1e-3)
+
+
 def rollout_of(errors: np.ndarray, lengths: np.ndarray) -> Rollout:
     """Errors (T + 1, N), and actions all of whose landmarks have an L1 length (T, N)."""
     actions = np.repeat(lengths[..., None] / 2, 8, axis=-1).astype(np.float32)
