@@ -207,10 +207,10 @@ def _checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | N
         return None
     state = load_checkpoint(path)
     if isinstance(state.get("identity"), dict):
-        before, now = state["identity"].get("devices"), identity["devices"]
-        if {**state["identity"], "devices": now} == identity and before != now:
+        shared_by, now = state["identity"].get("devices"), identity["devices"]
+        if {**state["identity"], "devices": now} == identity and shared_by != now:
             raise ValueError(
-                f"The training of '{path}' has been shared by {before} processes. With batch normalisation or dropout "
+                f"The training of '{path}' has been shared by {shared_by} processes. With batch normalisation or dropout "
                 f"another number, here {now}, goes on differently: resume with --devices and --num-nodes as before, or "
                 "use another folder."
             )
@@ -218,7 +218,10 @@ def _checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | N
         raise CheckpointError(
             f"The checkpoint '{path}' is of another kind of training. Remove it, or use its own folder."
         )
-    require_same(path, state["identity"], identity)
+    before = state["identity"]
+    if "encoder_share" in identity and before.get("encoder_share") is None:  # of a version that knew all patches only
+        before = {**before, "encoder_share": 1.0}
+    require_same(path, before, identity)
     return state
 
 

@@ -164,7 +164,7 @@ def pretrain_lrn(
         "iterations": iterations,
         "jitter": None if jitter is None else asdict(jitter),
         "visited": None if visited is None else asdict(visited),
-        "encoder_share": None if encoder_share == 1 else encoder_share,
+        "encoder_share": float(encoder_share),
         "init_sha256": None if init is None else file_digest(weights_file(init)),
         "mean_shape": prepared.mean_shape().tolist(),
     }

@@ -137,7 +137,7 @@ def test_programs_in_the_places_of_older_checkpoints_do_not_run(trained: Any) ->
         ("lrn", ("--option", "seed=7"), "faces"),
         ("lrn", ("--jitter", "shift=0"), "jitter"),
         ("lrn", ("--visited", "share=0"), "visited"),
-        ("lrn", ("--encoder-share", "1"), "encoder_share: 0.5 before, None now"),
+        ("lrn", ("--encoder-share", "1"), "encoder_share: 0.5 before, 1.0 now"),
         ("dcrn", ("--option", "seed=7"), "faces"),
         ("dcrn", ("--env", "reward=dense"), "environment"),
         ("dcrn", ("--set", "tau=0.1"), "overrides"),
@@ -154,6 +154,21 @@ def test_another_training_does_not_go_on_there(
     assert named in said
     assert "Use another folder" in said
     refused(said)
+
+
+@pytest.mark.parametrize("said", [None, "nothing"])
+def test_older_cascades_have_learnt_from_all_patches(said: str | None, trained: Any, refused: Refused) -> None:
+    trained()
+    path = Path("lrn/checkpoint.safetensors")
+    state = load_checkpoint(path)
+    state["identity"]["encoder_share"] = None
+    if said == "nothing":
+        del state["identity"]["encoder_share"]
+    save_checkpoint(path, state)
+    message = call(*LRN_COMMAND, status=1)
+    assert "encoder_share: 1.0 before, 0.5 now" in message
+    refused(message)
+    call(*LRN_COMMAND, "--encoder-share", "1")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
