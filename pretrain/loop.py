@@ -210,8 +210,8 @@ def _checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | N
         shared_by, now = state["identity"].get("devices"), identity["devices"]
         if {**state["identity"], "devices": now} == identity and shared_by != now:
             raise ValueError(
-                f"The training of '{path}' has been shared by {shared_by} processes. With batch normalisation or dropout "
-                f"another number, here {now}, goes on differently: resume with --devices and --num-nodes as before, or "
+                f"The training of '{path}' has been shared by {shared_by} processes. With batch normalisation or "
+                f"dropout another number, here {now}, goes on differently: resume with --devices and --num-nodes as before, or "
                 "use another folder."
             )
     else:
