@@ -206,19 +206,18 @@ def _checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | N
             )
         return None
     state = load_checkpoint(path)
-    if isinstance(state.get("identity"), dict):
-        shared_by, now = state["identity"].get("devices"), identity["devices"]
-        if {**state["identity"], "devices": now} == identity and shared_by != now:
-            raise ValueError(
-                f"The training of '{path}' has been shared by {shared_by} processes. With batch normalisation or "
-                f"dropout another number, here {now}, goes on differently: resume with --devices and --num-nodes as before, or "
-                "use another folder."
-            )
-    else:
+    before = state.get("identity")
+    if not isinstance(before, dict):
         raise CheckpointError(
             f"The checkpoint '{path}' is of another kind of training. Remove it, or use its own folder."
         )
-    before = state["identity"]
+    shared_by, now = before.get("devices"), identity["devices"]
+    if {**before, "devices": now} == identity and shared_by != now:
+        raise ValueError(
+            f"The training of '{path}' has been shared by {shared_by} processes. With batch normalisation or dropout "
+            f"another number, here {now}, goes on differently: resume with --devices and --num-nodes as before, or "
+            "use another folder."
+        )
     if "encoder_share" in identity and before.get("encoder_share") is None:  # of a version that knew all patches only
         before = {**before, "encoder_share": 1.0}
     require_same(path, before, identity)
