@@ -95,7 +95,7 @@ class DCRN(DDPG):
         a :class:`FaceReplayBuffer` (6 kB)
     :param batch_size: transitions an update, section 4.2
     :param precision: of the networks: ``"32-true"``; or ``"bf16-mixed"``, where a frozen encoder and, in updates, the
-        layers of actor and critic that take most of the time calculate in bfloat16, and Q does not
+        layers of actor and critic calculate in bfloat16, and the last one, which gives Q, does not
     :param train_freq: steps of the environment (of all faces together: one) between updates
     :param gradient_steps: updates then; -1: as many as transitions were collected
     :param action_noise: replaces the Gaussian noise of ``noise`` pixels; in units of the scaled action

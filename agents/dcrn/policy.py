@@ -88,8 +88,10 @@ class DCRNCritic(BaseModel):
         # What Eq. 3 compares with alpha_2, in the same unit: Q has a step there, which would be hard to find
         # among 2K numbers.
         length = 2 * increments.abs().mean(dim=1, keepdim=True)
+        inputs = [features, increments.to(features.dtype), length.to(features.dtype)]
+        hidden = self.q_net[:-1](torch.cat(inputs, dim=1))
         with torch.autocast(features.device.type, enabled=False):  # in bfloat16, 10 and 10.03 are the same value
-            return (self.q_net(torch.cat([features.float(), increments.float(), length.float()], dim=1)),)
+            return (self.q_net[-1](hidden.float()),)
 
     def q1_forward(self, obs: dict[str, Tensor], actions: Tensor) -> Tensor:
         """(N, 1) value of the only critic."""
