@@ -37,7 +37,7 @@ myst_heading_anchors = 3
 # Notebooks are run by the build; a cell that fails, fails the build.
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900  # seconds a cell: PPO takes a minute of an idle machine, and several of a busy one
 nb_execution_in_temp = True
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of tqdm in a kernel without widgets
 
